@@ -1,0 +1,250 @@
+//! What a Dockerfile says, as written: nothing is expanded, resolved or defaulted here.
+
+use std::time::Duration;
+
+use crate::diagnostic::{Source, Span, Spanned};
+
+/// A raw word of the text: quotes and variables are still in it, `expand` takes them out.
+pub type Word = Spanned<String>;
+
+/// A parsed file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dockerfile {
+    /// The text it was read from.
+    pub source: Source,
+    /// Comments at the top that steer the parser.
+    pub directives: Directives,
+    /// `ARG` instructions before the first `FROM`, in order.
+    pub global_args: Vec<Instruction>,
+    /// In order of appearance; at least one when there were no errors.
+    pub stages: Vec<Stage>,
+}
+
+/// `# syntax=`, `# escape=`, `# check=`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Directives {
+    /// The frontend image asked for, cut at the first blank.
+    pub syntax: Option<Spanned<String>>,
+    /// `\` or `` ` ``.
+    pub escape: char,
+    /// The text of `# check=`.
+    pub check: Option<Spanned<String>>,
+}
+
+/// A `FROM` and what follows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// Its first line.
+    pub from: From,
+    /// In order, without the `FROM`.
+    pub instructions: Vec<Instruction>,
+}
+
+/// `FROM [--platform=P] BASE [AS NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct From {
+    /// Image, earlier stage or `scratch`; variables of the global scope are still in it.
+    pub base: Word,
+    /// Value of `--platform`.
+    pub platform: Option<Word>,
+    /// The stage's name, lower-cased.
+    pub name: Option<Spanned<String>>,
+    /// The whole instruction.
+    pub span: Span,
+    /// One line as progress shows it (continuations joined), such as `FROM busybox AS build`.
+    pub text: String,
+}
+
+/// One Dockerfile statement.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instruction {
+    /// What it says.
+    pub kind: InstructionKind,
+    /// All of it, heredoc bodies included.
+    pub span: Span,
+    /// One line as progress shows it: original spelling, continuations joined, comments dropped, no heredoc bodies.
+    pub text: String,
+}
+
+/// The instructions, `FROM` apart.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InstructionKind {
+    /// `ADD`.
+    Add(Transfer),
+    /// `ARG`, one or more names.
+    Arg(Vec<ArgDeclaration>),
+    /// `CMD`.
+    Cmd(Command),
+    /// `COPY`.
+    Copy(Transfer),
+    /// `ENTRYPOINT`.
+    Entrypoint(Command),
+    /// `ENV`.
+    Env(Vec<Pair>),
+    /// `EXPOSE`: words as written.
+    Expose(Vec<Word>),
+    /// `HEALTHCHECK`.
+    Healthcheck(Healthcheck),
+    /// `LABEL`.
+    Label(Vec<Pair>),
+    /// `MAINTAINER`.
+    Maintainer(String),
+    /// `ONBUILD`: the trigger as text (heredoc bodies included), checked already.
+    Onbuild(Spanned<String>),
+    /// `RUN`.
+    Run(Run),
+    /// `SHELL`.
+    Shell(Vec<String>),
+    /// `STOPSIGNAL`.
+    Stopsignal(Word),
+    /// `USER`.
+    User(Word),
+    /// `VOLUME`.
+    Volume(Vec<Word>),
+    /// `WORKDIR`.
+    Workdir(Word),
+}
+
+/// `NAME` or `NAME=DEFAULT` of an `ARG`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArgDeclaration {
+    /// The name, quotes processed.
+    pub name: Spanned<String>,
+    /// The default as written, still to expand.
+    pub default: Option<Word>,
+    /// `NAME=DEFAULT` as written.
+    pub span: Span,
+}
+
+/// `KEY=VALUE` of `ENV` or `LABEL`, both still to expand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pair {
+    /// Left of the `=`.
+    pub key: Word,
+    /// Right of it; in the legacy form, the rest of the line.
+    pub value: Word,
+    /// Whether it was written `ENV key value`.
+    pub legacy: bool,
+}
+
+/// What `CMD`, `ENTRYPOINT`, `RUN` and `HEALTHCHECK CMD` start.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Text for the shell.
+    Shell(String),
+    /// A JSON list, taken as it is.
+    Exec(Vec<String>),
+}
+
+/// `<<NAME` and its body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heredoc {
+    /// The delimiter without quotes; names the file in COPY.
+    pub name: String,
+    /// The lines up to the terminator, with their newlines; tabs already removed for `<<-`.
+    pub body: String,
+    /// Whether variables in the body are expanded (no quotes around the delimiter).
+    pub expand: bool,
+    /// Whether it was `<<-`.
+    pub strip_tabs: bool,
+    /// File descriptor digits before `<<`, often empty.
+    pub descriptor: String,
+    /// The `<<NAME` word.
+    pub span: Span,
+}
+
+/// `RUN`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// The command line; for heredocs the text before the bodies are put back, see `heredocs`.
+    pub command: Command,
+    /// Heredocs of the line, in order. With exactly one that is the whole command, its body is the script; otherwise the
+    /// shell gets the command line followed by all bodies and terminators.
+    pub heredocs: Vec<Heredoc>,
+    /// Each `--mount=` value, one CSV record, in order; see [`mount`](super::mount).
+    pub mounts: Vec<Spanned<String>>,
+    /// `--network`.
+    pub network: Option<Spanned<RunNetwork>>,
+    /// `--security`.
+    pub security: Option<Spanned<RunSecurity>>,
+    /// `--device` values.
+    pub devices: Vec<Spanned<String>>,
+}
+
+/// `RUN --network=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunNetwork {
+    /// What the build uses.
+    Default,
+    /// Loopback only.
+    None,
+    /// The host's; needs an entitlement.
+    Host,
+}
+
+/// `RUN --security=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunSecurity {
+    /// The default.
+    Sandbox,
+    /// All capabilities; needs an entitlement.
+    Insecure,
+}
+
+/// `COPY` or `ADD`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transfer {
+    /// In the order written.
+    pub sources: Vec<TransferSource>,
+    /// The last word.
+    pub destination: Word,
+    /// `--from` (COPY): stage, image or context name, never expanded.
+    pub from: Option<Spanned<String>>,
+    /// `--chown`, still to expand.
+    pub chown: Option<Word>,
+    /// `--chmod`, still to expand.
+    pub chmod: Option<Word>,
+    /// `--link`.
+    pub link: bool,
+    /// `--parents`.
+    pub parents: bool,
+    /// `--exclude`, each a pattern that is not expanded.
+    pub excludes: Vec<Word>,
+    /// `--checksum` (ADD), still to expand.
+    pub checksum: Option<Word>,
+    /// `--keep-git-dir` (ADD).
+    pub keep_git_dir: Option<bool>,
+    /// `--unpack` (ADD).
+    pub unpack: Option<bool>,
+}
+
+/// One source of `COPY` or `ADD`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TransferSource {
+    /// A path, pattern, URL or git reference, still to expand.
+    Path(Word),
+    /// A file written in the Dockerfile.
+    Heredoc(Heredoc),
+}
+
+/// `HEALTHCHECK`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Healthcheck {
+    /// `HEALTHCHECK NONE`.
+    None,
+    /// `HEALTHCHECK [options] CMD …`.
+    Check {
+        /// What to run; shell text is stored as `CMD-SHELL`.
+        command: Command,
+        /// `--interval`; zero when not given.
+        interval: Duration,
+        /// `--timeout`; zero when not given.
+        timeout: Duration,
+        /// `--start-period`; zero when not given.
+        start_period: Duration,
+        /// `--start-interval`; zero when not given.
+        start_interval: Duration,
+        /// `--retries`; zero when not given.
+        retries: u32,
+    },
+}

@@ -1,0 +1,51 @@
+//! croze builds OCI images from Dockerfiles.
+//!
+//! A build is one pass down this list; every arrow carries a plain value:
+//!
+//! ```text
+//! Dockerfile text
+//!   → instructions with spans   dockerfile::parse
+//!   → what we must ask outside  plan::base_images
+//!   → build graph of steps      plan::lower
+//!   → schedule                  schedule::run
+//!       each step: cache key → hit, or worker: snapshot mounts + sandbox → committed layer
+//!   → layers                    layer::commit
+//!   → image                     image::assemble
+//!   → exporter                  export::Exporter::export
+//! ```
+//!
+//! The modules stand in reading order, in four floors; a module imports its own floor and those above it in this file,
+//! never below (checked by `tests/rooms.rs`).
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+// words: values that everything speaks
+pub mod diagnostic;
+pub mod digest;
+pub mod event;
+pub mod reference;
+
+// meaning: pure; text to graph, graph to image
+pub mod dockerfile;
+pub mod graph;
+pub mod image;
+pub mod plan;
+
+// world: one outside thing each
+pub mod cache;
+pub mod layer;
+pub mod registry;
+pub mod sandbox;
+pub mod snapshot;
+pub mod source;
+pub mod store;
+
+// motion: what makes it go
+pub mod builder;
+pub mod export;
+pub mod schedule;
+pub mod task;
+pub mod worker;
+
+// doors
+pub mod cli;

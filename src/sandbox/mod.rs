@@ -1,0 +1,1 @@
+//! One process in fresh namespaces, from a plan given as data.

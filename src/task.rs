@@ -1,0 +1,9 @@
+//! The one bridge from async code into blocking code.
+
+/// Runs `work` on a thread where it may block, and waits for it. A panic in `work` goes on in the caller.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
