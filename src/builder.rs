@@ -1,1 +1,194 @@
-//! (to be written)
+//! `BuildRequest` → `BuildResult`: the one place where the rooms are wired together.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use crate::diagnostic::Diagnostic;
+use crate::digest::Digest;
+use crate::event::EventSink;
+use crate::graph::Network;
+use crate::reference::{ImageRef, Platform};
+use crate::store::Store;
+
+/// Everything that decides a build. Time, environment and descriptors come in here and nowhere else.
+pub struct BuildRequest {
+    /// The main context.
+    pub context: ContextSource,
+    /// Where the Dockerfile is.
+    pub dockerfile: DockerfileSource,
+    /// `--build-context NAME=VALUE`, names lower-cased.
+    pub named_contexts: Vec<(String, NamedContextSource)>,
+    /// `--target`.
+    pub target: Option<String>,
+    /// `--build-arg`, in order; a name without value was looked up in the client's environment already.
+    pub build_args: Vec<(String, String)>,
+    /// `--label`, in order.
+    pub labels: Vec<(String, String)>,
+    /// `-t`, in order.
+    pub tags: Vec<ImageRef>,
+    /// `--platform`; the host's when not asked for.
+    pub platform: Option<Platform>,
+    /// `--no-cache`, `--no-cache-filter`.
+    pub no_cache: NoCache,
+    /// `--pull`: ask the registry even where the store has the name.
+    pub pull: bool,
+    /// `-o`, buildx's CSV text; empty means the store alone.
+    pub outputs: Vec<String>,
+    /// `--annotation`, in order, as written.
+    pub annotations: Vec<String>,
+    /// `--secret`.
+    pub secrets: Vec<Secret>,
+    /// `--allow`.
+    pub allow: Vec<Entitlement>,
+    /// `--network`.
+    pub network: Network,
+    /// `--add-host NAME:IP`.
+    pub extra_hosts: Vec<(String, String)>,
+    /// `--shm-size`.
+    pub shm_size_bytes: Option<u64>,
+    /// `--ulimit`: name, soft, hard.
+    pub ulimits: Vec<(String, u64, u64)>,
+    /// RUN steps at the same time.
+    pub max_parallelism: usize,
+    /// The time that new layers get.
+    pub now: SystemTime,
+    /// Values of the client's environment that a build may use: `SOURCE_DATE_EPOCH` and proxies.
+    pub client_env: Vec<(String, String)>,
+}
+
+/// The main context.
+pub enum ContextSource {
+    /// A directory.
+    Directory(PathBuf),
+    /// `-`: a tar (any compression) or the text of a Dockerfile.
+    Stream(Box<dyn Read + Send>),
+    /// A git reference or an http(s) URL, as written.
+    Remote(String),
+}
+
+/// Where the Dockerfile is.
+pub enum DockerfileSource {
+    /// `Dockerfile` (else `dockerfile`) of the context.
+    Default,
+    /// `-f FILE`: relative to the working directory for a directory context, to the context's root for others.
+    File(PathBuf),
+    /// `-f -`.
+    Stream(Box<dyn Read + Send>),
+}
+
+/// The value of a `--build-context`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContextSource {
+    /// A directory.
+    Directory(PathBuf),
+    /// `docker-image://REF`.
+    Image(ImageRef),
+    /// `oci-layout://DIR[:TAG][@DIGEST]`, the part behind `//`.
+    Layout(String),
+    /// A git reference or an http(s) URL.
+    Remote(String),
+}
+
+/// `--no-cache` and `--no-cache-filter`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoCache {
+    /// Use the cache.
+    Never,
+    /// Run everything.
+    All,
+    /// Run the steps of these stages.
+    Stages(Vec<String>),
+}
+
+/// `--secret id=ID,src=FILE` or `env=NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// Its name.
+    pub id: String,
+    /// Where its value is read, when a step asks.
+    pub source: SecretSource,
+}
+
+/// Where a secret's value is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In a file.
+    File(PathBuf),
+    /// Taken from the client's environment already.
+    Value(Vec<u8>),
+}
+
+/// `--allow`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entitlement {
+    /// `network.host`.
+    NetworkHost,
+    /// `security.insecure`.
+    SecurityInsecure,
+}
+
+/// What a build gave.
+#[derive(Clone, Debug)]
+pub struct BuildResult {
+    /// Digest of the image config: what `-q` and `--iidfile` give.
+    pub config_digest: Digest,
+    /// The image's manifest (or index): media type, digest, size.
+    pub manifest_media_type: String,
+    /// Its digest.
+    pub manifest_digest: Digest,
+    /// Its size.
+    pub manifest_bytes: u64,
+    /// Names that it has now, canonical form.
+    pub names: Vec<ImageRef>,
+    /// Where outputs went, in words, one line each.
+    pub written: Vec<String>,
+    /// Steps that ran and steps whose result was there.
+    pub ran_steps: usize,
+    /// See `ran_steps`.
+    pub cached_steps: usize,
+    /// Warnings, for the metadata file.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Why a build ended without a result.
+#[derive(Debug)]
+pub struct BuildError {
+    /// Decides the exit code.
+    pub kind: ErrorKind,
+    /// All that was found, first cause first; at least one, except when interrupted.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Kinds of failure, by who can mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A step's command failed (1).
+    Step,
+    /// Wrong usage, or an error in the Dockerfile (2).
+    Usage,
+    /// Source, registry or network (3).
+    Source,
+    /// Entitlement or lock (4).
+    Policy,
+    /// Disk, kernel, namespaces, store (5).
+    Environment,
+    /// A bug of ours (70).
+    Internal,
+    /// Stopped by the client (130, or 143 for SIGTERM: the door knows which).
+    Interrupted,
+}
+
+/// Builds. `cancel` turning true stops every step and returns [`ErrorKind::Interrupted`] once all sandboxes are gone.
+pub async fn build(
+    store: Store,
+    request: BuildRequest,
+    events: Arc<dyn EventSink>,
+    cancel: watch::Receiver<bool>,
+) -> Result<BuildResult, BuildError> {
+    let _ = (store, request, events, cancel);
+    todo!()
+}
