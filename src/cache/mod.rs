@@ -1,1 +1,92 @@
-//! (to be written)
+//! Decides whether a step must run.
+//!
+//! Owns: [`key`] (what a step's result depends on, as named parts), [`Cache`] (records that map a key to a layer), the
+//! reasons for a miss.
+//! In:   a step's key, derived by the worker from its op and what it can see of its inputs.
+//! Out:  [`Lookup`]: a hit with its record, or a miss with its reason.
+//! Elsewhere: where records live (`store`), digests of file trees (`source::digest`), running (`worker`).
+//!
+//! Keys are content keys: the layers that a command starts from, the files that a copy selects. A base image's layers are
+//! known from its config before a byte of them is fetched, so nothing has to be unpacked to ask.
+
+use crate::digest::{CacheKey, DiffId};
+use crate::store::{Record, Store, StoreError};
+
+pub mod key;
+
+pub use key::{HashSink, KeySink, ListSink};
+
+/// Records of former results, as one build may use them.
+#[derive(Clone)]
+pub struct Cache {
+    store: Store,
+}
+
+/// Whether a former result can be used, and why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The result is there.
+    Hit(Record),
+    /// The step must run.
+    Miss(MissReason),
+}
+
+/// Why a step must run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissReason {
+    /// No step with this key was ever run in this store.
+    NeverBuilt,
+    /// It was run, but its layer is gone.
+    LayerGone,
+    /// The client asked for a fresh run.
+    Refused,
+}
+
+/// Whether former results of a step may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Yes.
+    Allowed,
+    /// `--no-cache`: run it, and record the new result.
+    Refused,
+}
+
+impl Cache {
+    /// The cache of `store`.
+    pub fn new(store: Store) -> Cache {
+        Cache { store }
+    }
+
+    /// Looks `key` up. A record whose layer is gone is a miss.
+    pub fn lookup(&self, key: &CacheKey, reuse: Reuse) -> Result<Lookup, StoreError> {
+        if reuse == Reuse::Refused {
+            return Ok(Lookup::Miss(MissReason::Refused));
+        }
+        let Some(record) = self.store.record(key)? else { return Ok(Lookup::Miss(MissReason::NeverBuilt)) };
+        match self.store.layer(&record.diff_id)? {
+            Some(_) => Ok(Lookup::Hit(record)),
+            None => Ok(Lookup::Miss(MissReason::LayerGone)),
+        }
+    }
+
+    /// Records `record` as the result of `key`.
+    pub fn insert(&self, key: &CacheKey, record: &Record) -> Result<(), StoreError> {
+        self.store.set_records(&[(*key, record.clone())])
+    }
+
+    /// The former result of a command that left the same `content` on the same `parents`, if its layer is still there.
+    ///
+    /// A command that ran again for whatever reason and changed nothing keeps its old layer, so that the image's digest does
+    /// not move and what depends on it need not run.
+    pub fn adopt(&self, parents: &[DiffId], content: &[u8]) -> Result<Option<Record>, StoreError> {
+        match self.lookup(&key::adoption(parents, content), Reuse::Allowed)? {
+            Lookup::Hit(record) => Ok(Some(record)),
+            Lookup::Miss(_) => Ok(None),
+        }
+    }
+
+    /// Makes `record` findable by [`Cache::adopt`].
+    pub fn offer(&self, parents: &[DiffId], content: &[u8], record: &Record) -> Result<(), StoreError> {
+        self.insert(&key::adoption(parents, content), record)
+    }
+}

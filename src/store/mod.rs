@@ -323,6 +323,12 @@ impl Store {
         todo!()
     }
 
+    /// Takes the lock of `key` if nobody holds it.
+    pub fn try_lock_step(&self, key: &CacheKey) -> Result<Option<StepLock>, StoreError> {
+        let _ = key;
+        todo!()
+    }
+
     /// Drops a tree or file of the store: renames it into the trash.
     pub fn trash(&self, path: &Path) -> Result<(), StoreError> {
         let _ = path;

@@ -1,0 +1,296 @@
+//! The loop: one closed set of messages wakes it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::state::States;
+use super::{Prepared, Slot, Worker};
+use crate::cache::{Cache, Lookup, Reuse};
+use crate::digest::CacheKey;
+use crate::event::{Event, EventSink, StepNumber};
+use crate::graph::{Graph, StepIndex};
+use crate::store::{Record, StepLock, Store};
+use crate::task;
+
+/// How many steps may run at the same time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Commands.
+    pub commands: usize,
+    /// Copies, hashing.
+    pub processors: usize,
+}
+
+/// Everything that a run of the schedule needs.
+pub struct Schedule<W: Worker> {
+    /// The steps.
+    pub graph: Arc<Graph>,
+    /// Runs them.
+    pub worker: Arc<W>,
+    /// Former results.
+    pub cache: Cache,
+    /// For step locks.
+    pub store: Store,
+    /// Told of everything.
+    pub events: Arc<dyn EventSink>,
+    /// What people call each step; steps without a number are silent.
+    pub numbers: HashMap<StepIndex, StepNumber>,
+    /// Whether a step's former results may be used.
+    pub reuse: HashMap<StepIndex, Reuse>,
+    /// How many at once.
+    pub limits: Limits,
+    /// Turned true by this schedule when a step failed or the client asks; the worker watches it.
+    pub cancel: watch::Sender<bool>,
+}
+
+/// How a step ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its result was there.
+    Cached,
+    /// It ran.
+    Ran,
+    /// A source: neither.
+    Free,
+}
+
+/// Why a run ended without the target.
+#[derive(Debug)]
+pub enum Failure<E> {
+    /// A step failed: the first one.
+    Step {
+        /// Which.
+        index: StepIndex,
+        /// Why.
+        error: E,
+    },
+    /// The client asked to stop.
+    Interrupted,
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Steps that ran.
+    pub ran_steps: usize,
+    /// Steps whose result was there.
+    pub cached_steps: usize,
+}
+
+enum Message<W: Worker> {
+    /// A step ended.
+    Ended(StepIndex, Result<(W::Output, Outcome), Stop<W::Error>>),
+    /// The client asked to stop.
+    Interrupt,
+}
+
+impl<W: Worker> Schedule<W> {
+    /// Runs everything that `targets` need and returns their outputs in order.
+    ///
+    /// After a failure or an interrupt nothing new begins, what runs is told to stop, and this returns when all of it has.
+    pub async fn run(
+        self,
+        targets: &[StepIndex],
+        mut interrupt: watch::Receiver<bool>,
+    ) -> Result<(Vec<W::Output>, Summary), Failure<W::Error>> {
+        let schedule = Arc::new(self);
+        let slots = Arc::new(Slots {
+            commands: Semaphore::new(schedule.limits.commands.max(1)),
+            processors: Semaphore::new(schedule.limits.processors.max(1)),
+        });
+        let mut states: States<W::Output> = States::new(&schedule.graph, targets);
+        let (sender, mut receiver) = mpsc::unbounded_channel::<Message<W>>();
+        let interrupter = tokio::spawn({
+            let sender = sender.clone();
+            async move {
+                if interrupt.wait_for(|stop| *stop).await.is_ok() {
+                    // the loop may have ended already, then nobody needs to know
+                    let _ = sender.send(Message::Interrupt);
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            }
+        });
+        let mut running = 0;
+        let mut failure = None;
+        let mut summary = Summary::default();
+        loop {
+            if failure.is_none() {
+                for index in states.take_ready() {
+                    let inputs = schedule
+                        .graph
+                        .inputs(index)
+                        .into_iter()
+                        .map(|input| states.output(input).expect("ready steps have inputs").clone())
+                        .collect();
+                    running += 1;
+                    tokio::spawn(Schedule::step(schedule.clone(), slots.clone(), index, inputs, sender.clone()));
+                }
+            }
+            if running == 0 {
+                break;
+            }
+            match receiver.recv().await.expect("the loop holds a sender itself") {
+                Message::Ended(index, Ok((output, outcome))) => {
+                    running -= 1;
+                    match outcome {
+                        Outcome::Cached => summary.cached_steps += 1,
+                        Outcome::Ran => summary.ran_steps += 1,
+                        Outcome::Free => {}
+                    }
+                    states.done(index, output);
+                }
+                Message::Ended(index, Err(stop)) => {
+                    running -= 1;
+                    let skipped = states.failed(index);
+                    if let (None, Stop::Failed(error)) = (&failure, stop) {
+                        failure = Some(Failure::Step { index, error });
+                        schedule.stop(&skipped);
+                    }
+                }
+                Message::Interrupt => {
+                    let skipped = states.skip_rest();
+                    if failure.is_none() {
+                        failure = Some(Failure::Interrupted);
+                        schedule.stop(&skipped);
+                    }
+                }
+            }
+        }
+        interrupter.abort();
+        match failure {
+            Some(failure) => Err(failure),
+            None => {
+                let outputs = targets.iter().map(|target| states.output(*target).expect("all steps are done").clone()).collect();
+                Ok((outputs, summary))
+            }
+        }
+    }
+
+    fn stop(&self, skipped: &[StepIndex]) {
+        self.cancel.send_replace(true);
+        for index in skipped {
+            self.tell(*index, |step| Event::Canceled { step });
+        }
+    }
+
+    fn tell(&self, index: StepIndex, event: impl FnOnce(StepNumber) -> Event) {
+        if let Some(number) = self.numbers.get(&index) {
+            self.events.event(event(*number));
+        }
+    }
+
+    async fn step(
+        self: Arc<Self>,
+        slots: Arc<Slots>,
+        index: StepIndex,
+        inputs: Vec<W::Output>,
+        sender: mpsc::UnboundedSender<Message<W>>,
+    ) {
+        let result = self.look_up_or_run(&slots, index, inputs).await.map_err(|stop| match stop {
+            // what fails while everything is being stopped failed because of that
+            Stop::Failed(_) if *self.cancel.borrow() => Stop::Canceled,
+            stop => stop,
+        });
+        match &result {
+            Ok(_) => {}
+            Err(Stop::Failed(error)) => self.tell(index, |step| Event::Failed { step, message: error.to_string() }),
+            Err(Stop::Canceled) => self.tell(index, |step| Event::Canceled { step }),
+        }
+        // the loop is waiting for this message as long as a step runs
+        let _ = sender.send(Message::Ended(index, result));
+    }
+
+    async fn look_up_or_run(
+        &self,
+        slots: &Slots,
+        index: StepIndex,
+        inputs: Vec<W::Output>,
+    ) -> Result<(W::Output, Outcome), Stop<W::Error>> {
+        let started = Instant::now();
+        let (key, slot, task) = match self.worker.prepare(index, inputs).await? {
+            Prepared::Output(output) => {
+                self.tell(index, |step| Event::Done { step, elapsed: started.elapsed() });
+                return Ok((output, Outcome::Free));
+            }
+            Prepared::Task { key, slot, task } => (key, slot, task),
+        };
+        let reuse = self.reuse.get(&index).copied().unwrap_or(Reuse::Allowed);
+        if let Some(output) = self.recall(index, &key, reuse, &task)? {
+            return Ok((output, Outcome::Cached));
+        }
+        let lock = self.lock(key).await?;
+        // whoever held the lock, or finished just before we took it, may have left what we need
+        if let Some(output) = self.recall(index, &key, reuse, &task)? {
+            return Ok((output, Outcome::Cached));
+        }
+        let permit = tokio::select! {
+            permit = slots.of(slot).acquire() => permit.expect("slots are never closed"),
+            () = self.canceled() => return Err(Stop::Canceled),
+        };
+        self.tell(index, |step| Event::Started { step });
+        let started = Instant::now();
+        let record: Record = self.worker.run(&task).await?;
+        self.cache.insert(&key, &record).map_err(W::Error::from)?;
+        drop(permit);
+        drop(lock);
+        self.tell(index, |step| Event::Done { step, elapsed: started.elapsed() });
+        Ok((self.worker.recall(&task, &record), Outcome::Ran))
+    }
+
+    fn recall(&self, index: StepIndex, key: &CacheKey, reuse: Reuse, task: &W::Task) -> Result<Option<W::Output>, W::Error> {
+        match self.cache.lookup(key, reuse)? {
+            Lookup::Hit(record) => {
+                self.tell(index, |step| Event::Cached { step });
+                Ok(Some(self.worker.recall(task, &record)))
+            }
+            Lookup::Miss(_) => Ok(None),
+        }
+    }
+
+    /// Takes the lock of `key`. Another process may run the very step now: it is waited for without holding a slot.
+    async fn lock(&self, key: CacheKey) -> Result<StepLock, Stop<W::Error>> {
+        if let Some(lock) = self.store.try_lock_step(&key).map_err(W::Error::from)? {
+            return Ok(lock);
+        }
+        let store = self.store.clone();
+        tokio::select! {
+            lock = task::blocking(move || store.lock_step(&key)) => Ok(lock.map_err(W::Error::from)?),
+            () = self.canceled() => Err(Stop::Canceled),
+        }
+    }
+
+    async fn canceled(&self) {
+        // the sender is `self.cancel`, so waiting cannot fail
+        let _ = self.cancel.subscribe().wait_for(|canceled| *canceled).await;
+    }
+}
+
+/// Why a step gave nothing.
+enum Stop<E> {
+    Failed(E),
+    Canceled,
+}
+
+impl<E> From<E> for Stop<E> {
+    fn from(error: E) -> Stop<E> {
+        Stop::Failed(error)
+    }
+}
+
+struct Slots {
+    commands: Semaphore,
+    processors: Semaphore,
+}
+
+impl Slots {
+    fn of(&self, slot: Slot) -> &Semaphore {
+        match slot {
+            Slot::Command => &self.commands,
+            Slot::Processor => &self.processors,
+        }
+    }
+}
