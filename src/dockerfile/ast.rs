@@ -143,6 +143,8 @@ pub struct Heredoc {
     pub name: String,
     /// The lines up to the terminator, with their newlines; tabs already removed for `<<-`.
     pub body: String,
+    /// The body as written: what the shell gets when it reads the heredoc itself, and what `ONBUILD` keeps.
+    pub raw_body: String,
     /// Whether variables in the body are expanded (no quotes around the delimiter).
     pub expand: bool,
     /// Whether it was `<<-`.
@@ -169,6 +171,14 @@ pub struct Run {
     pub security: Option<Spanned<RunSecurity>>,
     /// `--device` values.
     pub devices: Vec<Spanned<String>>,
+}
+
+impl Run {
+    /// The heredoc that is the whole command, so that its body is the script.
+    pub fn script(&self) -> Option<&Heredoc> {
+        let (Command::Shell(text), [heredoc]) = (&self.command, self.heredocs.as_slice()) else { return None };
+        matches!(super::heredoc::operator(text), Ok(Some(_))).then_some(heredoc)
+    }
 }
 
 /// `RUN --network=`.

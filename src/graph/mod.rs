@@ -102,6 +102,11 @@ impl Graph {
         order
     }
 
+    /// All steps, in the order they were added.
+    pub fn indices(&self) -> impl Iterator<Item = StepIndex> + use<> {
+        self.steps.node_indices()
+    }
+
     /// How many steps there are, needed or not.
     pub fn len(&self) -> usize {
         self.steps.node_count()
@@ -115,6 +120,7 @@ impl Graph {
 
 /// What a step does. What it reads are the step's inputs, named in each op's docs by number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)] // a build has hundreds of steps at most, and most of them are commands
 pub enum Op {
     /// An image, already resolved: a stack of layers. No inputs.
     Image(ImageOp),
@@ -407,4 +413,53 @@ pub struct WantedImage {
     pub image_ref: ImageRef,
     /// For which platform.
     pub platform: Platform,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(graph: &mut Graph, name: &str) -> StepIndex {
+        graph.add(Op::Context(ContextOp { name: name.to_owned() }), &[], Origin::default())
+    }
+
+    #[test]
+    fn equal_steps_are_one() {
+        let mut graph = Graph::new();
+        let (left, right) = (context(&mut graph, "a"), context(&mut graph, "a"));
+        assert_eq!(left, right);
+        let other = context(&mut graph, "b");
+        let forward = graph.add(Op::Merge, &[left, other], Origin::default());
+        let backward = graph.add(Op::Merge, &[other, left], Origin::default());
+        assert_ne!(forward, backward);
+        assert_eq!(graph.len(), 4);
+    }
+
+    #[test]
+    fn the_first_origin_stays() {
+        let mut graph = Graph::new();
+        let named = |name: &str| Origin { name: name.to_owned(), ..Origin::default() };
+        let index = graph.add(Op::Scratch, &[], named("first"));
+        graph.add(Op::Scratch, &[], named("second"));
+        assert_eq!(graph.step(index).origin.name, "first");
+    }
+
+    #[test]
+    fn inputs_keep_their_order_and_repetitions() {
+        let mut graph = Graph::new();
+        let (a, b) = (context(&mut graph, "a"), context(&mut graph, "b"));
+        let step = graph.add(Op::Merge, &[b, a, b], Origin::default());
+        assert_eq!(graph.inputs(step), [b, a, b]);
+    }
+
+    #[test]
+    fn needed_steps_come_after_their_inputs_and_once() {
+        let mut graph = Graph::new();
+        let (a, b, unused) = (context(&mut graph, "a"), context(&mut graph, "b"), context(&mut graph, "unused"));
+        let inner = graph.add(Op::Merge, &[a, b], Origin::default());
+        let outer = graph.add(Op::Merge, &[b, inner], Origin::default());
+        let order = graph.needed(&[outer]);
+        assert_eq!(order, [b, a, inner, outer]);
+        assert!(!order.contains(&unused));
+    }
 }

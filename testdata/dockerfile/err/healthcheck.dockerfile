@@ -1,0 +1,8 @@
+FROM a
+HEALTHCHECK
+HEALTHCHECK NONE x
+HEALTHCHECK RUN x
+HEALTHCHECK CMD
+HEALTHCHECK --interval=5 CMD x
+HEALTHCHECK --interval=1ns --retries=-1 CMD x
+HEALTHCHECK --timeout=abc --retries=x CMD x

@@ -1,0 +1,3 @@
+ENV A=1
+RUN true
+FROM a

@@ -1,0 +1,4 @@
+FROM a
+RUNN x
+FOO bar
+COPYY a b
