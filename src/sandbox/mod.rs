@@ -1,1 +1,40 @@
 //! One process in fresh namespaces, from a plan given as data.
+//!
+//! Owns: namespaces, mounts, capabilities, the system call filter, and the end of whatever a step has started.
+//! In:   a [`Plan`]: layer directories, mounts, the command and its surroundings.
+//! Out:  a [`Running`] step with its output and, in the end, its [`Exit`]; the changes lie in the plan's `upper` directory.
+//! Elsewhere: reading the changes (`snapshot`), stubs for mount points, users and `/etc/hosts` (`worker`).
+//!
+//! ```text
+//! builder ── Launcher::spawn(&Plan) ──▶ launcher process ── clone3 ──▶ child: mounts, limits, filter ── execve ──▶ command
+//!    ▲                                    │   ▲ pidfd                     │ failure                              (PID 1)
+//!    └── Running: output pipes, report ◀──┴───┴────────────────────────────┘
+//! ```
+//!
+//! The command is PID 1 of its namespace, so its end is the end of everything that it started. A step ends when its
+//! [`Running`] is dropped, when the launcher ends, and when the builder ends, however that happens. Mounts exist in private
+//! namespaces only and vanish with their last process.
+//!
+//! Not here yet: control groups (limits and [`Exit::OutOfMemory`]), user namespaces for ordinary users. Both belong to the
+//! launcher: it would enter the one before its first request and open the other for each step.
+//!
+//! Reading order: `plan`, `client`, `wire`, `launcher`, `child`, `rootfs`, `mounts`, `seccomp`, `sys`.
+
+mod child;
+mod client;
+mod error;
+mod launcher;
+mod mounts;
+mod plan;
+mod rootfs;
+mod seccomp;
+mod sys;
+mod wire;
+
+pub use client::{Exit, Launcher, Running};
+pub use error::{SandboxError, Stage};
+pub use launcher::{is_launcher, launcher_main};
+pub use plan::{DEFAULT_SHM_SIZE_BYTES, Entitled, Mount, MountKind, Network, Plan, Resource, Root, Security, Writes};
+
+/// The name under which the program is started again as a launcher.
+const LAUNCHER_NAME: &str = "croze-launcher";

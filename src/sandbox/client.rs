@@ -1,0 +1,216 @@
+//! The builder's side: starts the launcher, sends it plans, and holds what runs.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::LAUNCHER_NAME;
+use super::error::SandboxError;
+use super::mounts::clone_tree;
+use super::plan::Plan;
+use super::sys::{self, Reach};
+use super::wire::{self, Report, Request};
+
+/// A running launcher process. Dropping it ends the process and every step that still runs.
+#[derive(Debug)]
+pub struct Launcher {
+    socket: OwnedFd,
+    process: Child,
+}
+
+impl Launcher {
+    /// Starts a launcher from the current program, which must call [`super::is_launcher`] first thing.
+    ///
+    /// # Errors
+    /// `SandboxError::Start` says what could not be done.
+    pub fn start() -> Result<Launcher, SandboxError> {
+        Launcher::start_with(Path::new("/proc/self/exe"))
+    }
+
+    /// Starts a launcher from another program that has our launcher in it, as a test has to.
+    ///
+    /// # Errors
+    /// As for [`Launcher::start`].
+    pub fn start_with(program: &Path) -> Result<Launcher, SandboxError> {
+        let failed = |action| move |source| SandboxError::Start { action, source };
+        let (ours, theirs) = control_pair().map_err(io::Error::from).map_err(failed("create the sandbox launcher's socket"))?;
+        let image = protected_copy(program).map_err(failed("protect the program of the sandbox launcher"))?;
+        let process = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()))
+            .arg0(OsString::from(LAUNCHER_NAME))
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(failed("start the sandbox launcher"))?;
+        Ok(Launcher { socket: ours, process })
+    }
+
+    /// Starts a step and returns at once; failures of its set-up come out of [`Running::wait`]. May be called from any thread.
+    ///
+    /// # Errors
+    /// `SandboxError::LauncherGone`, or `SandboxError::Send` if this process is out of descriptors or memory.
+    pub fn spawn(&self, plan: &Plan) -> Result<Running, SandboxError> {
+        let failed = |action| move |errno: Errno| SandboxError::Send { action, source: errno.into() };
+        let (control, control_theirs) = control_pair().map_err(failed("create a step's socket"))?;
+        let (stdout, stdout_theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("create a step's output pipe"))?;
+        let (stderr, stderr_theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("create a step's output pipe"))?;
+        let plan = write_plan(plan).map_err(|source| SandboxError::Send { action: "write a step's plan", source })?;
+        let request = Request { plan, control: control_theirs, stdout: stdout_theirs, stderr: stderr_theirs };
+        match request.send(&self.socket) {
+            Ok(()) => Ok(Running { stdout, stderr, control, exit: None }),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(SandboxError::LauncherGone),
+            Err(errno) => Err(failed("send a step's plan")(errno)),
+        }
+    }
+
+    /// The launcher's process id, for messages and tests.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        // Either call fails only when the launcher is gone, which is what they are for.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+        let _ = self.process.wait();
+    }
+}
+
+/// A step that was started. Dropping it kills what still runs of it.
+#[derive(Debug)]
+pub struct Running {
+    /// What the command writes to its standard output. Ends when the step has ended.
+    pub stdout: OwnedFd,
+    /// What the command writes to its standard error. Ends when the step has ended.
+    pub stderr: OwnedFd,
+    control: OwnedFd,
+    exit: Option<Exit>,
+}
+
+impl Running {
+    /// Waits for the end of the step. The output must be read meanwhile: a full pipe makes the command wait.
+    ///
+    /// # Errors
+    /// What kept the command from running, once; or `SandboxError::LauncherGone`.
+    pub fn wait(&mut self) -> Result<Exit, SandboxError> {
+        match self.receive(RecvFlags::empty())? {
+            Some(exit) => Ok(exit),
+            None => Err(SandboxError::LauncherGone),
+        }
+    }
+
+    /// The end of the step if it has come; for use when [`Running::exit_fd`] is readable.
+    ///
+    /// # Errors
+    /// As for [`Running::wait`].
+    pub fn try_exit(&mut self) -> Result<Option<Exit>, SandboxError> {
+        self.receive(RecvFlags::DONTWAIT)
+    }
+
+    /// A descriptor to poll, readable when the step has ended. Not to be read.
+    pub fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// Kills the whole process tree of the step. Its end is still to be waited for.
+    pub fn kill(&self) {
+        // Fails only when the launcher is gone, and then so is the step.
+        let _ = shutdown(&self.control, Shutdown::Write);
+    }
+
+    fn receive(&mut self, flags: RecvFlags) -> Result<Option<Exit>, SandboxError> {
+        if self.exit.is_none() {
+            self.exit = wire::receive_report(&self.control, flags, |report| match report {
+                Report::Exited(code) => Ok(Exit::Code(code)),
+                Report::Signaled(signal) => Ok(Exit::Signal(signal)),
+                Report::Failed { stage, errno, subject } => Err(wire::explain(stage, errno, subject)),
+            })?;
+        }
+        Ok(self.exit)
+    }
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned; 0 is success.
+    Code(i32),
+    /// It was ended by a signal.
+    Signal(i32),
+    /// The kernel killed it for using too much memory. Needs a memory control group; without one this shows as signal 9.
+    OutOfMemory,
+}
+
+impl Exit {
+    /// The code that a shell would report: 128 plus the number of a signal.
+    pub fn code(self) -> i32 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128 + signal,
+            Exit::OutOfMemory => 137,
+        }
+    }
+}
+
+fn control_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+fn write_plan(plan: &Plan) -> io::Result<OwnedFd> {
+    let text = serde_json::to_vec(plan)?;
+    let file = File::from(memfd_create(c"croze-plan", MemfdFlags::CLOEXEC)?);
+    file.write_all_at(&text, 0)?;
+    Ok(OwnedFd::from(file))
+}
+
+/// Opens `program` in a way that a process which gets hold of `/proc/<launcher>/exe` cannot use to change it: through a
+/// read-only mount that is attached nowhere or, where mounting is not allowed, as a sealed copy in memory.
+fn protected_copy(program: &Path) -> io::Result<OwnedFd> {
+    let original = openat(CWD, program, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let view = clone_tree(&original, Reach::One)
+        .and_then(|view| sys::mount_setattr(&view, MountAttrFlags::MOUNT_ATTR_RDONLY, Reach::One).map(|()| view));
+    match view {
+        Ok(view) => Ok(view),
+        Err(_) => sealed_copy(File::from(original)),
+    }
+}
+
+fn sealed_copy(mut original: File) -> io::Result<OwnedFd> {
+    let mut copy = File::from(memfd_create(LAUNCHER_NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    io::copy(&mut original, &mut copy)?;
+    fcntl_add_seals(&copy, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    Ok(OwnedFd::from(copy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_sealed_copy_cannot_be_changed() {
+        let original = File::open("/proc/self/exe").expect("our own program");
+        let length = original.metadata().expect("metadata").len();
+        let mut copy = File::from(sealed_copy(original).expect("a copy"));
+        assert_eq!(copy.metadata().expect("metadata").len(), length);
+        assert!(copy.write_all(b"x").is_err());
+    }
+
+    #[test]
+    fn a_signal_becomes_the_code_of_a_shell() {
+        assert_eq!((Exit::Code(3).code(), Exit::Signal(11).code(), Exit::OutOfMemory.code()), (3, 139, 137));
+    }
+}

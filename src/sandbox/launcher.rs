@@ -1,0 +1,268 @@
+//! The launcher: a small process with one thread that forks steps, watches them, and takes them along when it ends.
+//!
+//! Forking the builder itself would copy the page tables of a large process and be unsafe beside its threads. The launcher is
+//! the same program, started anew from a mount that nobody can write to, and it has its own, private mount namespace: nothing
+//! that happens for a step is ever seen in the host's.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::process::{
+    DumpableBehavior, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getpid, getrlimit, pidfd_open,
+    pidfd_send_signal, set_dumpable_behavior, setrlimit, setsid, waitid,
+};
+
+use super::child::{self, AtStage, Command, Failure, Inherited};
+use super::error::Stage;
+use super::mounts::OverlayDialect;
+use super::plan::{Network, Plan};
+use super::sys::{self, Fork, Namespaces};
+use super::wire::{Report, Request};
+use super::{LAUNCHER_NAME, seccomp};
+
+/// Whether this process was started to be a launcher. Ask it first thing in `main`.
+pub fn is_launcher() -> bool {
+    std::env::args_os().next().is_some_and(|name| name == LAUNCHER_NAME)
+}
+
+/// Serves requests until the builder's side goes away; the rest of `main` when [`is_launcher`] says so.
+pub fn launcher_main() -> ExitCode {
+    match Launcher::set_up().and_then(Launcher::serve) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(errno) => {
+            // The builder only sees that its launcher ended, so the reason has to go to its standard error.
+            eprintln!("{LAUNCHER_NAME}: {}", io::Error::from(errno));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// All that steps have in common, ready before the first one.
+struct Launcher {
+    socket: OwnedFd,
+    own_pidfd: OwnedFd,
+    null: OwnedFd,
+    filter: Vec<libc::sock_filter>,
+    dialect: OverlayDialect,
+    steps: Vec<Step>,
+}
+
+/// A step that runs.
+struct Step {
+    pidfd: OwnedFd,
+    control: OwnedFd,
+    state: State,
+}
+
+/// What has become of a step's command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    /// Killed, not yet gone. Its control socket has nothing more to say.
+    Dying,
+}
+
+impl Launcher {
+    fn set_up() -> Result<Launcher, Errno> {
+        let socket = sys::take_stdin();
+        // A terminal's Ctrl-C is for the builder, which ends us in good order.
+        setsid()?;
+        sys::reset_signals();
+        // Nobody may trace us or read our memory, root in a step's namespaces included.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        let files = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })?;
+        sys::unshare_mounts()?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        shed_mounts();
+        Ok(Launcher {
+            socket,
+            own_pidfd: pidfd_open(getpid(), PidfdFlags::empty())?,
+            null: openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
+            filter: seccomp::compile(),
+            dialect: OverlayDialect::probe(),
+            steps: Vec::new(),
+        })
+    }
+
+    fn serve(mut self) -> Result<(), Errno> {
+        loop {
+            let ready = self.wait_for_events()?;
+            for (step, events) in self.steps.iter_mut().zip(&ready.steps) {
+                if *events == StepEvents::Abandoned {
+                    step.kill();
+                }
+            }
+            let mut events = ready.steps.iter();
+            self.steps.retain(|step| {
+                let ended = events.next() == Some(&StepEvents::Ended);
+                if ended {
+                    step.report_end();
+                }
+                !ended
+            });
+            if ready.request {
+                match Request::receive(&self.socket) {
+                    Ok(Some(request)) => self.start(request),
+                    Ok(None) => break,
+                    // Its descriptors are lost, and by the end of its control socket the builder learns that the step is, too.
+                    Err(Errno::MFILE) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+        self.kill_all();
+        Ok(())
+    }
+
+    fn wait_for_events(&self) -> Result<Ready, Errno> {
+        let mut fds = Vec::with_capacity(1 + 2 * self.steps.len());
+        fds.push(PollFd::new(&self.socket, PollFlags::IN));
+        for step in &self.steps {
+            fds.push(PollFd::new(&step.pidfd, PollFlags::IN));
+            let watched = if step.state == State::Running { PollFlags::IN } else { PollFlags::empty() };
+            fds.push(PollFd::new(&step.control, watched));
+        }
+        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+        let steps = fds[1..].chunks_exact(2).zip(&self.steps).map(|(fds, step)| {
+            if !fds[0].revents().is_empty() {
+                StepEvents::Ended
+            } else if !fds[1].revents().is_empty() && step.state == State::Running {
+                StepEvents::Abandoned
+            } else {
+                StepEvents::Nothing
+            }
+        });
+        Ok(Ready { request: !fds[0].revents().is_empty(), steps: steps.collect() })
+    }
+
+    /// Forks a step. Whatever goes wrong is told to whoever waits for that step.
+    fn start(&mut self, request: Request) {
+        let Request { plan, control, stdout, stderr } = request;
+        let outcome = read_plan(plan).map_err(|errno| Failure::new(Stage::ReadPlan, errno, "").report(&control));
+        let Ok(plan) = outcome else { return };
+        match self.fork(&plan, &control, &stdout, &stderr) {
+            Ok(pidfd) => self.steps.push(Step { pidfd, control, state: State::Running }),
+            Err(failure) => failure.report(&control),
+        }
+    }
+
+    fn fork<'a>(&self, plan: &'a Plan, control: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<OwnedFd, Failure<'a>> {
+        let command = Command::prepare(plan)?;
+        let program = plan.args.first().map_or("", String::as_str);
+        let namespaces = match plan.network {
+            Network::Host => Namespaces::HOST_NETWORK,
+            Network::None => Namespaces::OWN_NETWORK,
+        };
+        match sys::fork_into(namespaces).at(Stage::CreateNamespaces, program)? {
+            Fork::Parent(pidfd) => Ok(pidfd),
+            Fork::Child => {
+                let inherited = Inherited { launcher: &self.own_pidfd, stdin: &self.null, stdout, stderr };
+                let Err(failure) = child::become_command(plan, &command, &inherited, &self.filter, self.dialect);
+                failure.report(control);
+                sys::exit_now(1)
+            }
+        }
+    }
+
+    /// Ends every step and waits until their namespaces are gone, so that nothing outlives this process.
+    fn kill_all(&mut self) {
+        for step in &mut self.steps {
+            step.kill();
+        }
+        for step in self.steps.drain(..) {
+            step.report_end();
+        }
+    }
+}
+
+/// What a wait has found.
+struct Ready {
+    /// A request, or the end of them.
+    request: bool,
+    /// For each step in order.
+    steps: Vec<StepEvents>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StepEvents {
+    Nothing,
+    Ended,
+    /// The builder does not want the step any more.
+    Abandoned,
+}
+
+impl Step {
+    /// Kills PID 1 of the step's namespace; the kernel then kills the others.
+    fn kill(&mut self) {
+        self.state = State::Dying;
+        // It can only fail because the process has ended already.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Reaps the step's command, waiting for it if need be, and tells the builder how it ended.
+    fn report_end(&self) {
+        let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED));
+        let Ok(Some(status)) = status else { return };
+        let report = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Report::Exited(code),
+            (None, signal) => Report::Signaled(signal.unwrap_or(libc::SIGKILL)),
+        };
+        // An error means that the builder has dropped the step.
+        let _ = report.send(&self.control);
+    }
+}
+
+fn read_plan(plan: OwnedFd) -> Result<Plan, Errno> {
+    let file = File::from(plan);
+    let read = || -> io::Result<Vec<u8>> {
+        let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let mut text = vec![0; length];
+        file.read_exact_at(&mut text, 0)?;
+        Ok(text)
+    };
+    let text = read().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    serde_json::from_slice(&text).map_err(|_| Errno::INVAL)
+}
+
+/// File systems that no step's layers or mounts can lie on.
+const SHED: [&str; 18] = [
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "squashfs",
+    "tracefs",
+];
+
+/// Takes mounts that no step needs out of our own namespace: each of them would be copied for each step.
+fn shed_mounts() {
+    // Without the list, or with a mount that stays, steps only start more slowly.
+    let Ok(list) = std::fs::read_to_string("/proc/self/mountinfo") else { return };
+    for line in list.lines().rev() {
+        let Some((mount, file_system)) = line.split_once(" - ") else { continue };
+        let kind = file_system.split(' ').next().unwrap_or_default();
+        if let (true, Some(place)) = (SHED.contains(&kind), mount.split(' ').nth(4)) {
+            let _ = unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        }
+    }
+}
