@@ -1,0 +1,180 @@
+//! Descriptors, manifests and indexes, and their exact bytes.
+//!
+//! Own types rather than `oci-spec`'s: those keep annotations in hash maps, whose order changes from run to run, and equal
+//! input must give equal bytes. Bytes are those of Go's `encoding/json`, which BuildKit and containerd write: fields in
+//! declaration order, maps sorted, and `&`, `<`, `>` escaped.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::reference::Platform;
+
+/// Media types of OCI image-spec v1.1.
+pub mod media_type {
+    /// An image manifest.
+    pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    /// An image index.
+    pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    /// An image config.
+    pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    /// An uncompressed layer.
+    pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    /// A layer compressed by gzip.
+    pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+    /// A layer compressed by zstd.
+    pub const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+}
+
+/// Names a blob: what it is, its digest, its size (OCI image-spec, "Content Descriptors").
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    pub media_type: String,
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Its bytes.
+    #[serde(rename = "size")]
+    pub size_bytes: u64,
+    /// Free words.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// In an index: what the image is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+impl Descriptor {
+    /// A descriptor without annotations and platform.
+    pub fn new(media_type: &str, digest: Digest, size_bytes: u64) -> Descriptor {
+        Descriptor { media_type: media_type.to_owned(), digest, size_bytes, annotations: BTreeMap::new(), platform: None }
+    }
+
+    /// The descriptor of a document.
+    pub fn of(media_type: &str, bytes: &[u8]) -> Descriptor {
+        Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64)
+    }
+}
+
+/// One image: its config and its layers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// 2.
+    pub schema_version: u32,
+    /// [`media_type::MANIFEST`].
+    #[serde(default)]
+    pub media_type: String,
+    /// The config.
+    pub config: Descriptor,
+    /// Bottom layer first.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub layers: Vec<Descriptor>,
+    /// Free words.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// The bytes as BuildKit writes a manifest: indented by two spaces, no final newline.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        go_json(serde_json::to_string_pretty(self).expect("a manifest is plain data"))
+    }
+}
+
+/// Several images.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// 2.
+    pub schema_version: u32,
+    /// [`media_type::INDEX`].
+    #[serde(default)]
+    pub media_type: String,
+    /// In order.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub manifests: Vec<Descriptor>,
+    /// Free words.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// An index of `manifests`.
+    pub fn new(manifests: Vec<Descriptor>) -> Index {
+        Index { schema_version: 2, media_type: media_type::INDEX.to_owned(), manifests, annotations: BTreeMap::new() }
+    }
+
+    /// The bytes of a layout's `index.json`, as containerd writes it: compact.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        compact(self)
+    }
+}
+
+/// A value as Go's `json.Marshal` writes it: compact, `&`, `<`, `>` escaped.
+pub fn compact(value: &impl Serialize) -> Vec<u8> {
+    go_json(serde_json::to_string(value).expect("image documents are plain data"))
+}
+
+/// These characters stand only inside strings, so the whole text can be searched.
+fn go_json(text: String) -> Vec<u8> {
+    if !text.contains(['&', '<', '>', '\u{2028}', '\u{2029}']) {
+        return text.into_bytes();
+    }
+    let mut out = String::with_capacity(text.len() + 64);
+    for c in text.chars() {
+        match c {
+            '&' | '<' | '>' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            other => out.push(other),
+        }
+    }
+    out.into_bytes()
+}
+
+fn null_is_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_is_indented_and_an_empty_list_of_layers_is_written() {
+        let config = Descriptor::of(media_type::CONFIG, b"{}");
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: media_type::MANIFEST.to_owned(),
+            config,
+            layers: Vec::new(),
+            annotations: BTreeMap::from([("b".to_owned(), "<&>".to_owned()), ("a".to_owned(), String::new())]),
+        };
+        let text = String::from_utf8(manifest.to_bytes()).expect("text");
+        assert_eq!(
+            text,
+            r#"{
+  "schemaVersion": 2,
+  "mediaType": "application/vnd.oci.image.manifest.v1+json",
+  "config": {
+    "mediaType": "application/vnd.oci.image.config.v1+json",
+    "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+    "size": 2
+  },
+  "layers": [],
+  "annotations": {
+    "a": "",
+    "b": "\u003c\u0026\u003e"
+  }
+}"#
+        );
+        assert_eq!(serde_json::from_str::<Manifest>(&text).expect("parses"), manifest);
+    }
+
+    #[test]
+    fn nulls_of_go_are_empty() {
+        let text = r#"{"schemaVersion":2,"config":{"mediaType":"x","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":null}"#;
+        assert!(serde_json::from_str::<Manifest>(text).expect("parses").layers.is_empty());
+    }
+}

@@ -1,0 +1,160 @@
+//! Build checks that need the values of variables or the state of a stage; all are warnings, by the rule's name.
+//!
+//! Spec: BuildKit's list of build checks. Those that need the text alone are the parser's.
+
+use super::from::Variables;
+use super::scope::{self, Scope};
+use super::stages::Stages;
+use super::words::{self, did_you_mean, with_help};
+use super::{Options, globals};
+use crate::diagnostic::{Diagnostic, Severity, Source, Span};
+use crate::dockerfile::{ArgDeclaration, Dockerfile, InstructionKind, Word};
+use crate::image::ImageConfig;
+use crate::reference::{ImageRef, Platform};
+
+/// A variable that no `ARG` before the first `FROM` declares.
+pub(super) fn undefined_in_from<'a>(
+    name: &str,
+    dockerfile: &Dockerfile,
+    word: &Word,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Diagnostic {
+    let span = words::variable_span(name, &dockerfile.source, word.span);
+    let message = format!("`FROM` argument `{name}` is not declared");
+    with_help(Diagnostic::warning("UndefinedArgInFrom", message, &dockerfile.source, span), did_you_mean(name, candidates))
+}
+
+/// Base names that are empty or invalid when no build arguments are given.
+pub(super) fn default_base_names(dockerfile: &Dockerfile, predefined: &Scope, diagnostics: &mut Vec<Diagnostic>) {
+    let escape = dockerfile.directives.escape;
+    let mut defaults = predefined.clone();
+    for declaration in globals::declarations(dockerfile) {
+        let Some(default) = &declaration.default else { continue };
+        match words::expand(default, &dockerfile.source, escape, &defaults) {
+            Ok(expanded) => defaults.set(&declaration.name.value, &expanded.text),
+            // the build itself will report it, unless an argument is given for it
+            Err(_) => return,
+        }
+    }
+    for stage in &dockerfile.stages {
+        let base = &stage.from.base;
+        let Ok(expanded) = words::expand(base, &dockerfile.source, escape, &defaults) else { return };
+        // a constant name is an error of its own
+        if base.value.contains('$') && expanded.text.parse::<ImageRef>().is_err() {
+            let message =
+                format!("the default value for global ARG {} results in an empty or invalid base image name", base.value);
+            diagnostics.push(Diagnostic::warning("InvalidDefaultArgInFrom", message, &dockerfile.source, base.span));
+        }
+    }
+}
+
+/// A `--platform` that is a constant, or only says the default.
+pub(super) fn platform_flag(
+    word: &Word,
+    source: &Source,
+    expanded: (&str, Variables),
+    stage: &str,
+    platform: &Platform,
+    globals: &Scope,
+) -> Option<Diagnostic> {
+    let warning = |code, message: String| Some(Diagnostic::warning(code, message, source, word.span));
+    match expanded {
+        (text, Variables::None) if !stage.contains(&platform.os) && !stage.contains(&platform.architecture) => {
+            let message = format!("the `--platform` flag of `FROM` should not use the constant value `{text}`");
+            warning("FromPlatformFlagConstDisallowed", message)
+        }
+        (text, Variables::TargetPlatform) if globals.value("TARGETPLATFORM") == Some(text) => {
+            let message =
+                format!("setting the platform to the predefined `{}` in `FROM` is redundant, it is the default", word.value);
+            warning("RedundantTargetPlatform", message)
+        }
+        _ => None,
+    }
+}
+
+/// A base image for another system or architecture than expected.
+pub(super) fn base_platform(
+    written: &str,
+    expected: &Platform,
+    config: &ImageConfig,
+    source: &Source,
+    span: Span,
+) -> Option<Diagnostic> {
+    let actual = config.platform();
+    if expected.os == config.os && expected.architecture == config.architecture {
+        return None;
+    }
+    let message = format!("base image `{written}` has the platform {actual}, expected {expected} for this build");
+    Some(Diagnostic::warning("InvalidBaseImagePlatform", message, source, span))
+}
+
+/// A key of `ARG` or `ENV` that looks like a secret's.
+pub(super) fn secret_key(instruction: &str, key: &str, source: &Source, span: Span) -> Option<Diagnostic> {
+    let words: Vec<String> = key.to_lowercase().split('_').map(str::to_owned).collect();
+    let has = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
+    let looks_secret =
+        has(&["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"]);
+    if !looks_secret || has(&["public", "file", "version"]) {
+        return None;
+    }
+    let message = format!("do not use `ARG` or `ENV` for sensitive data ({instruction} `{key}`)");
+    Some(
+        Diagnostic::warning("SecretsUsedInArgOrEnv", message, source, span)
+            .help("mount it into the command that needs it: `RUN --mount=type=secret,id=…`"),
+    )
+}
+
+/// A variable that nothing sets and no `ARG` declares.
+pub(super) fn undefined_variable<'a>(
+    name: &str,
+    source: &Source,
+    span: Span,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Diagnostic {
+    let span = words::variable_span(name, source, span);
+    let message = format!("usage of undefined variable `${name}`");
+    with_help(Diagnostic::warning("UndefinedVar", message, source, span), did_you_mean(name, candidates))
+}
+
+/// Build arguments that neither the file nor a trigger of a base declares.
+pub(super) fn unused_build_args(
+    dockerfile: &Dockerfile,
+    stages: &Stages<'_>,
+    options: &Options,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let name = |declaration: &ArgDeclaration| declaration.name.value.clone();
+    let mut declared: Vec<String> = globals::declarations(dockerfile).map(name).collect();
+    let written = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+    let triggered = stages.nodes.iter().flat_map(|node| &node.commands).map(|command| command.instruction());
+    for instruction in written.chain(triggered) {
+        if let InstructionKind::Arg(declarations) = &instruction.kind {
+            declared.extend(declarations.iter().map(name));
+        }
+    }
+    for (name, _) in &options.build_args {
+        if declared.contains(name) || scope::is_predefined(name) {
+            continue;
+        }
+        let message = format!("build argument `{name}` is not used: no `ARG {name}` declares it");
+        let diagnostic = Diagnostic { severity: Severity::Warning, ..Diagnostic::error_without_place("UnusedBuildArg", message) };
+        diagnostics.push(with_help(diagnostic, did_you_mean(name, declared.iter().map(String::as_str))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_known_by_whole_words() {
+        let source = Source::new("Dockerfile", "");
+        let warns = |key: &str| secret_key("ARG", key, &source, Span::default()).is_some();
+        for key in ["API_KEY", "token", "DB_PASSWORD_x", "my_auth"] {
+            assert!(warns(key), "{key}");
+        }
+        for key in ["MONKEY", "PUBLIC_KEY", "TOKEN_FILE", "KEY_VERSION", "AUTHOR"] {
+            assert!(!warns(key), "{key}");
+        }
+    }
+}

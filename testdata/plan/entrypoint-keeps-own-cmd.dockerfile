@@ -1,0 +1,4 @@
+FROM rich
+CMD ["mine"]
+ENTRYPOINT ["new"]
+HEALTHCHECK NONE

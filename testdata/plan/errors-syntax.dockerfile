@@ -1,0 +1,2 @@
+# syntax=example.com/other/language:1
+FROM busybox
