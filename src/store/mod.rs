@@ -9,31 +9,59 @@
 //! ROOT/blobs/sha256/HEX      manifests, configs, compressed layers
 //! ROOT/layers/HEX/tree       a layer by diff_id, overlay-ready
 //! ROOT/layers/HEX/record     LayerRecord as JSON; HEX/ appears by one rename
-//! ROOT/names/HOST/REPO/TAG   NameRecord as JSON (path components percent-encoded where needed)
+//! ROOT/names/HOST/REPO/:TAG  NameRecord as JSON; the colon keeps tags apart from deeper repositories
 //! ROOT/cache-mounts/ID/      contents of RUN --mount=type=cache
 //! ROOT/index.sqlite          records, memos, compressed variants, stat index; can be rebuilt or dropped
-//! ROOT/locks/KEY             a step that some process runs now (OFD lock)
+//! ROOT/locks/KEY             a step that some process runs now (file lock)
 //! ROOT/tmp/N.lock, tmp/N/    temporary data of a running process; swept by the next one when the lock is free
 //! ROOT/trash/                what is dropped, deleted late
 //! ```
+//!
+//! No call here waits for a disk to become durable. What a power cut can take is recognised where it is read: blobs by their
+//! digest, the index by SQLite's checksums, layer records by their JSON; each is then dropped and made anew. The data of a
+//! layer tree that was written just before the cut is not checked.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
-use serde::{Deserialize, Serialize};
+use crate::digest::Digest;
 
-use crate::digest::{CacheKey, ContentDigest, DiffId, Digest};
-use crate::reference::ImageRef;
+mod blob;
+mod db;
+mod format;
+mod layers;
+mod lock;
+mod mounts;
+mod names;
+mod temp;
+
+pub use blob::BlobWriter;
+pub use db::{Record, StatEntry, Variant};
+pub use format::Flavour;
+pub use layers::{LayerRecord, StoredLayer};
+pub use lock::StepLock;
+pub use names::{NameOrigin, NameRecord};
+pub use temp::TempDir;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The bytes are not what their name says.
+    /// Bytes on their way in are not what was asked for.
     #[error("blob {expected} holds {found} instead")]
     Mismatch {
         /// What was asked for.
         expected: Digest,
-        /// What is there.
+        /// What came.
+        found: Digest,
+    },
+    /// A stored blob was damaged; it has been put aside.
+    #[error("blob {digest} was damaged (its bytes are {found}) and has been put aside; build again to fetch or make it anew")]
+    Damaged {
+        /// Its name.
+        digest: Digest,
+        /// What it held.
         found: Digest,
     },
     /// Nothing under that digest.
@@ -70,268 +98,66 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// For `map_err`: what was tried, on which path.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+        let path = path.to_owned();
+        move |source| StoreError::Io { action, path, source }
+    }
+}
+
 /// An open store. Cheap to clone; safe to use from many threads.
 #[derive(Clone)]
 pub struct Store {
-    _todo: (),
+    inner: Arc<Inner>,
 }
 
-/// What a step's result is: the layers it added on top of its first input, and when.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Record {
-    /// The layer that the step made.
-    pub diff_id: DiffId,
-    /// When the layer was made, seconds since 1970.
-    pub created_secs: i64,
-}
-
-/// What is known of a layer beside its tree.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LayerRecord {
-    /// Digest of its tar.
-    pub diff_id: DiffId,
-    /// Bytes of its tar.
-    pub tar_bytes: u64,
-    /// Names, modes, owners, targets, xattrs, data and whiteouts, without times: equal for layers that differ in times only.
-    pub content: ContentDigest,
-}
-
-/// What a name stands for.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct NameRecord {
-    /// The manifest, or an index of several.
-    pub manifest: Digest,
-    /// Its media type.
-    pub media_type: String,
-    /// Its bytes.
-    pub size_bytes: u64,
-    /// When the name was set, seconds since 1970.
-    pub set_secs: i64,
-    /// How it came here.
-    pub origin: NameOrigin,
-}
-
-/// How a name came into the store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NameOrigin {
-    /// By a build.
-    Built,
-    /// By `croze import`.
-    Imported,
-    /// From a registry.
-    Pulled,
-}
-
-/// A compressed form of a layer, or one with rewritten times.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Variant {
-    /// The blob in the store.
-    pub digest: Digest,
-    /// Its bytes.
-    pub size_bytes: u64,
-    /// Digest of the tar inside (differs from the layer's where times were rewritten).
-    pub diff_id: DiffId,
-}
-
-/// Identity of a file on disk and what its bytes hashed to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StatEntry {
-    /// Device.
-    pub device: u64,
-    /// Inode.
-    pub inode: u64,
-    /// Bytes.
-    pub size_bytes: u64,
-    /// Modification time in nanoseconds.
-    pub mtime_nanos: i64,
-    /// Change time in nanoseconds.
-    pub ctime_nanos: i64,
-    /// SHA-256 of the bytes.
-    pub digest: Digest,
-}
-
-/// A layer tree that is there.
-#[derive(Clone, Debug)]
-pub struct StoredLayer {
-    /// Its directory.
-    pub tree: PathBuf,
-    /// Its record.
-    pub record: LayerRecord,
-}
-
-/// A directory for one process's unfinished work, inside the store. Its content goes to the trash when dropped.
-pub struct TempDir {
-    /// Where it is.
-    pub path: PathBuf,
-}
-
-/// Held while this process runs the step of a key; other processes wait for it. Freed by the kernel if the process dies.
-pub struct StepLock {
-    _todo: (),
-}
-
-/// A blob being written; nothing is visible before [`BlobWriter::finish`].
-pub struct BlobWriter {
-    _todo: (),
-}
-
-impl io::Write for BlobWriter {
-    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
-        todo!()
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        todo!()
-    }
-}
-
-impl BlobWriter {
-    /// Publishes the blob under the digest of its bytes and returns it with its size; with `expected`, refuses others.
-    pub fn finish(self, expected: Option<Digest>) -> Result<(Digest, u64), StoreError> {
-        let _ = expected;
-        todo!()
-    }
+struct Inner {
+    flavour: Flavour,
+    db: db::Db,
+    /// This process's corner of `tmp/`, made when first needed: a build that finds everything cached writes nothing.
+    scratch: OnceLock<temp::Scratch>,
+    root: PathBuf,
 }
 
 impl Store {
-    /// Opens the store at `root`, creating it if nothing is there.
+    /// Opens the store at `root`, creating it if nothing (or an empty directory) is there.
+    ///
+    /// # Errors
+    /// `Unusable` for a directory with other content, or a store of another version, owner or flavour.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
-        let _ = root;
-        todo!()
+        let root = std::path::absolute(root).map_err(StoreError::io("find", root))?;
+        let flavour = format::open_or_create(&root)?;
+        let db = db::Db::new(&root);
+        Ok(Store { inner: Arc::new(Inner { flavour, db, scratch: OnceLock::new(), root }) })
     }
 
-    /// The store's directory.
+    /// The store's directory, absolute.
     pub fn root(&self) -> &Path {
-        todo!()
+        &self.inner.root
     }
 
-    /// Where the blob is or would be.
-    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        let _ = digest;
-        todo!()
+    /// How whiteouts and opaque marks are kept in this store's layer trees.
+    pub fn flavour(&self) -> Flavour {
+        self.inner.flavour
     }
+}
 
-    /// The blob's size if it is there.
-    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
-        let _ = digest;
-        todo!()
+/// Reads a small file; `None` if it does not exist.
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", path)(error)),
     }
+}
 
-    /// The whole blob, verified. For documents, not layers.
-    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
-        let _ = digest;
-        todo!()
-    }
-
-    /// Stores small bytes; finding them there already is fine.
-    pub fn write_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
-        let _ = bytes;
-        todo!()
-    }
-
-    /// Starts a blob of unknown digest.
-    pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
-        todo!()
-    }
-
-    /// A fresh temporary directory on the store's file system.
-    pub fn temp_dir(&self) -> Result<TempDir, StoreError> {
-        todo!()
-    }
-
-    /// The layer tree of `diff_id`, if it is there.
-    pub fn layer(&self, diff_id: &DiffId) -> Result<Option<StoredLayer>, StoreError> {
-        let _ = diff_id;
-        todo!()
-    }
-
-    /// Moves a finished tree into place with its record by one rename; if another process was faster, its layer is taken.
-    pub fn publish_layer(&self, tree: PathBuf, record: LayerRecord) -> Result<StoredLayer, StoreError> {
-        let _ = (tree, record);
-        todo!()
-    }
-
-    /// What `image_ref` (without digest) stands for.
-    pub fn name(&self, image_ref: &ImageRef) -> Result<Option<NameRecord>, StoreError> {
-        let _ = image_ref;
-        todo!()
-    }
-
-    /// Sets what `image_ref` stands for.
-    pub fn set_name(&self, image_ref: &ImageRef, record: &NameRecord) -> Result<(), StoreError> {
-        let _ = (image_ref, record);
-        todo!()
-    }
-
-    /// All names, sorted.
-    pub fn names(&self) -> Result<Vec<(ImageRef, NameRecord)>, StoreError> {
-        todo!()
-    }
-
-    /// The record of a key.
-    pub fn record(&self, key: &CacheKey) -> Result<Option<Record>, StoreError> {
-        let _ = key;
-        todo!()
-    }
-
-    /// Writes records, replacing older ones of the same keys, in one transaction.
-    pub fn set_records(&self, records: &[(CacheKey, Record)]) -> Result<(), StoreError> {
-        let _ = records;
-        todo!()
-    }
-
-    /// A remembered pure computation: `key` names function and input, the value is its small result.
-    pub fn memo(&self, key: &CacheKey) -> Result<Option<Vec<u8>>, StoreError> {
-        let _ = key;
-        todo!()
-    }
-
-    /// Remembers a pure computation.
-    pub fn set_memo(&self, key: &CacheKey, value: &[u8]) -> Result<(), StoreError> {
-        let _ = (key, value);
-        todo!()
-    }
-
-    /// The variant of a layer called `kind` (such as `gzip-6-1`, `epoch-123+gzip-6-1`).
-    pub fn variant(&self, diff_id: &DiffId, kind: &str) -> Result<Option<Variant>, StoreError> {
-        let _ = (diff_id, kind);
-        todo!()
-    }
-
-    /// Remembers a variant.
-    pub fn set_variant(&self, diff_id: &DiffId, kind: &str, variant: &Variant) -> Result<(), StoreError> {
-        let _ = (diff_id, kind, variant);
-        todo!()
-    }
-
-    /// The stat index of the context at `directory` (its canonical path), sorted by (device, inode); empty if there is none.
-    pub fn stat_index(&self, directory: &Path) -> Result<Vec<StatEntry>, StoreError> {
-        let _ = directory;
-        todo!()
-    }
-
-    /// Replaces the stat index of a context. Losing it costs a re-hash, so it is written without sync.
-    pub fn set_stat_index(&self, directory: &Path, entries: &[StatEntry]) -> Result<(), StoreError> {
-        let _ = (directory, entries);
-        todo!()
-    }
-
-    /// Waits until no other process runs the step of `key`, and takes its lock. Blocks.
-    pub fn lock_step(&self, key: &CacheKey) -> Result<StepLock, StoreError> {
-        let _ = key;
-        todo!()
-    }
-
-    /// Takes the lock of `key` if nobody holds it.
-    pub fn try_lock_step(&self, key: &CacheKey) -> Result<Option<StepLock>, StoreError> {
-        let _ = key;
-        todo!()
-    }
-
-    /// Drops a tree or file of the store: renames it into the trash.
-    pub fn trash(&self, path: &Path) -> Result<(), StoreError> {
-        let _ = path;
-        todo!()
+/// Whether `file` is still what `path` names, or was unlinked or replaced meanwhile.
+fn is_named(file: impl AsFd, path: &Path) -> io::Result<bool> {
+    let open = rustix::fs::fstat(file)?;
+    match rustix::fs::stat(path) {
+        Ok(named) => Ok((open.st_dev, open.st_ino) == (named.st_dev, named.st_ino)),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
