@@ -3,6 +3,95 @@
 //! Owns: the tar dialect (entry order, whiteouts, xattrs, times), unpacking of layer tars, compression, which compressed
 //! forms of a layer exist.
 //! In:   a finished layer tree (`snapshot::upper`, `snapshot::builder`), or a layer blob.
-//! Out:  [`Layer`]: a published tree and its [`DiffId`]; on request a tar stream or a compressed blob.
+//! Out:  a published tree and its [`DiffId`]; on request a tar stream or a compressed blob.
 //! Spec: OCI image-spec v1.1, "Image Layer Filesystem Changeset".
 //! Elsewhere: what belongs into the tree (`snapshot`), naming the image (`image`).
+
+use std::io;
+
+use crate::digest::DiffId;
+use crate::snapshot::{SnapshotError, TreePath};
+use crate::store::StoreError;
+
+pub mod archive;
+mod commit;
+mod compress;
+pub mod header;
+mod pipeline;
+mod tar;
+#[cfg(test)]
+mod tests;
+mod unpack;
+mod walk;
+
+pub use commit::commit;
+pub use compress::{Compression, compressed};
+pub use tar::{TarSummary, write_tar};
+pub use unpack::{Unpacked, unpack, unpack_into};
+
+/// Why a layer could not be written, read or unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// A path of a layer tree failed.
+    #[error("cannot {action} `{path}` in the layer")]
+    Tree {
+        /// What was tried, such as `create`.
+        action: &'static str,
+        /// The path inside the tree.
+        path: TreePath,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file was written to while it was read.
+    #[error("`{path}` changed while the layer was being written")]
+    Changed {
+        /// The path inside the tree.
+        path: TreePath,
+    },
+    /// The place that the tar or blob goes to failed.
+    #[error("cannot write the layer")]
+    Write(#[source] io::Error),
+    /// The blob ends too early, is no valid compressed stream, or no valid tar.
+    #[error("the layer is damaged: cannot {action}")]
+    Damaged {
+        /// What was tried, such as `decompress it`.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The tar is not the one that was asked for.
+    #[error("the layer's content is {found} instead of {expected}")]
+    WrongContent {
+        /// What was asked for.
+        expected: DiffId,
+        /// What is there.
+        found: DiffId,
+    },
+    /// A hard link to something that is neither in the layer nor, as far as they are known, below it.
+    #[error("`{path}` is a hard link to `{target}`, which does not exist")]
+    LinkTarget {
+        /// The link.
+        path: TreePath,
+        /// Where it leads.
+        target: TreePath,
+    },
+    /// The store does not have the layer.
+    #[error("layer {diff_id} is not in the store")]
+    Missing {
+        /// What was asked for.
+        diff_id: DiffId,
+    },
+    /// The layers below failed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl LayerError {
+    /// Wraps an I/O error on a path of a tree.
+    fn tree(action: &'static str, path: &TreePath, source: io::Error) -> LayerError {
+        LayerError::Tree { action, path: path.clone(), source }
+    }
+}

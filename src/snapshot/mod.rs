@@ -1,7 +1,7 @@
 //! File trees: what is in them, stacks of layer trees seen as one, and what a step changed.
 //!
 //! Owns: [`TreePath`], [`Meta`], the [`FileTree`] trait and path resolution inside a tree ([`resolve`]), [`View`] (a stack of
-//! layer directories read without mounting), [`builder`] (making a new layer tree above a view), [`upper`] (an overlay's
+//! layer directories read without mounting), [`Dir`] (file operations relative to a descriptor), `builder` (making a new layer tree above a view), `upper` (an overlay's
 //! upper directory turned into exactly the changes).
 //! In:   layer directories of `store`.
 //! Out:  metadata, data, and layer trees ready for `layer::commit`.
@@ -16,9 +16,18 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 
+pub mod builder;
+pub mod dir;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tree;
+pub mod upper;
+pub mod view;
+pub mod xattr;
 
-pub use tree::{FileKind, FileTree, Last, Meta, Resolved, Time, TreePath, resolve};
+pub use dir::Dir;
+pub use tree::{FileKind, FileTree, Last, Meta, Resolved, Time, TreePath, Xattrs, resolve};
+pub use view::{DirTree, View};
 
 /// Why a tree could not be read or written.
 #[derive(Debug, thiserror::Error)]

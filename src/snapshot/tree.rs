@@ -145,6 +145,9 @@ pub struct Meta {
     pub inode: (u64, u64),
 }
 
+/// Extended attributes: names and values, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A tree of files that can be read: a stack of layers, a context directory, a checkout.
 ///
 /// Paths are exact: no method follows a link, in the last component or before it; a path with a link or a file in the
@@ -163,7 +166,7 @@ pub trait FileTree: Send + Sync {
     fn open(&self, path: &TreePath) -> Result<TreeFile, SnapshotError>;
 
     /// Extended attributes sorted by name, those of overlayfs left out; context trees have none.
-    fn xattrs(&self, path: &TreePath) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SnapshotError>;
+    fn xattrs(&self, path: &TreePath) -> Result<Xattrs, SnapshotError>;
 }
 
 /// Whether a link in the last component is followed.
@@ -196,10 +199,8 @@ pub fn resolve(tree: &dyn FileTree, path: &TreePath, last: Last) -> Result<Resol
     let mut asked = Vec::new();
     let mut hops = 0;
     let mut missing = false;
-    let mut meta = None;
-    if todo.is_empty() {
-        meta = tree.lookup(&here)?;
-    }
+    // Always what `here` is: a link to `.` or `/` ends the walk without another look-up.
+    let mut meta = tree.lookup(&here)?;
     while let Some(name) = todo.pop() {
         match name.as_slice() {
             b"" | b"." => continue,
@@ -225,11 +226,9 @@ pub fn resolve(tree: &dyn FileTree, path: &TreePath, last: Last) -> Result<Resol
                 let target = tree.read_link(&next)?;
                 if target.first() == Some(&b'/') {
                     here = TreePath::root();
-                }
-                todo.extend(target.split(|byte| *byte == b'/').rev().filter(|name| !name.is_empty()).map(<[u8]>::to_vec));
-                if todo.is_empty() {
                     meta = tree.lookup(&here)?;
                 }
+                todo.extend(target.split(|byte| *byte == b'/').rev().filter(|name| !name.is_empty()).map(<[u8]>::to_vec));
                 continue;
             }
             Some(found) if found.kind != FileKind::Directory && !todo.is_empty() => {
@@ -242,4 +241,110 @@ pub fn resolve(tree: &dyn FileTree, path: &TreePath, last: Last) -> Result<Resol
         meta = found;
     }
     Ok(Resolved { path: here, meta, asked })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{DirTree, testing};
+
+    #[track_caller]
+    fn check_clean(text: &str, expected: &str) {
+        assert_eq!(TreePath::clean(text.as_bytes()).as_bytes(), expected.as_bytes());
+    }
+
+    #[test]
+    fn paths_are_cleaned_against_the_root() {
+        check_clean("/a//b/./c/", "a/b/c");
+        check_clean("../../a/../b", "b");
+        check_clean("/", "");
+        check_clean("..a/...", "..a/...");
+    }
+
+    #[test]
+    fn parts_of_a_path() {
+        let path = TreePath::clean(b"a/b/c");
+        assert_eq!(path.parent(), TreePath::clean(b"a/b"));
+        assert_eq!(path.file_name(), Some(&b"c"[..]));
+        assert_eq!(path.components().collect::<Vec<_>>(), [b"a", b"b", b"c"]);
+        assert_eq!(TreePath::clean(b"a").join(&TreePath::clean(b"b/c")), path);
+        assert_eq!((TreePath::root().parent(), TreePath::root().file_name()), (TreePath::root(), None));
+        assert_eq!(path.to_string(), "/a/b/c");
+    }
+
+    #[test]
+    fn being_below_is_by_whole_components() {
+        let path = TreePath::clean(b"ab/c");
+        for (ancestor, expected) in [("", true), ("ab", true), ("ab/c", true), ("a", false), ("ab/c/d", false)] {
+            assert_eq!(path.starts_with(&TreePath::clean(ancestor.as_bytes())), expected, "{ancestor}");
+        }
+    }
+
+    /// Resolves `path` in the tree of `script`: where it leads, with a `?` behind it if nothing is there, or the error.
+    #[track_caller]
+    fn check(script: &str, path: &str, last: Last, expected: &str) {
+        let temp = tempfile::tempdir().unwrap();
+        assert!(testing::make(temp.path(), script));
+        let tree = DirTree::open(temp.path()).unwrap();
+        let found = match resolve(&tree, &TreePath::clean(path.as_bytes()), last) {
+            Ok(Resolved { path, meta, .. }) => {
+                assert_eq!(tree.lookup(&path).unwrap(), meta, "the answer belongs to the path");
+                format!("{path}{}", if meta.is_some() { "" } else { "?" })
+            }
+            Err(err) => err.to_string(),
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn links_are_followed_inside_the_root() {
+        check("dir a; file a/f 1; link l a", "l/f", Last::Keep, "/a/f");
+        check("dir a; file a/f 1; dir b; link b/l ../a", "b/l/f", Last::Keep, "/a/f");
+        check("dir a; file a/f 1; dir b; link b/l /a", "b/l/f", Last::Keep, "/a/f");
+        check("link up ../../..; file f 1", "up/f", Last::Keep, "/f");
+        check("dir a; link a/x ../y; link y z; file z 1", "a/x", Last::Follow, "/z");
+    }
+
+    #[test]
+    fn the_last_link_is_followed_on_demand() {
+        check("link l f; file f 1", "l", Last::Keep, "/l");
+        check("link l f; file f 1", "l", Last::Follow, "/f");
+        check("link l f", "l", Last::Follow, "/f?");
+    }
+
+    #[test]
+    fn links_to_directories_themselves_lead_there() {
+        check("link l .", "l", Last::Follow, "/");
+        check("link l /", "l", Last::Follow, "/");
+        check("dir d; link d/l .", "d/l", Last::Follow, "/d");
+        check("dir d; link d/l ..", "d/l", Last::Follow, "/");
+        check("dir d; link d/l /", "d/l/d", Last::Follow, "/d");
+        check("", "", Last::Follow, "/");
+    }
+
+    #[test]
+    fn what_is_missing_is_taken_as_written() {
+        check("dir a", "a/b/c", Last::Follow, "/a/b/c?");
+        check("link l none/../../x", "l/y", Last::Follow, "/x/y?");
+        check("dir a; file a/f 1; link l none/../a", "l/f", Last::Follow, "/a/f");
+    }
+
+    #[test]
+    fn files_and_endless_links_are_no_way() {
+        check("file f 1", "f/x", Last::Follow, "`/f` is not a directory");
+        check("link a b; link b a", "a/x", Last::Keep, "too many levels of symbolic links at `/a/x`");
+        check("link a a", "a", Last::Keep, "/a");
+    }
+
+    #[test]
+    fn every_look_up_is_told_in_order() {
+        let temp = tempfile::tempdir().unwrap();
+        assert!(testing::make(temp.path(), "dir a; link l a"));
+        let tree = DirTree::open(temp.path()).unwrap();
+        let resolved = resolve(&tree, &TreePath::clean(b"l/x/y"), Last::Follow).unwrap();
+        let asked: Vec<_> = resolved.asked.iter().map(|(path, meta)| (path.to_string(), meta.map(|meta| meta.kind))).collect();
+        let expected = [("/l", Some(FileKind::Symlink)), ("/a", Some(FileKind::Directory)), ("/a/x", None)]
+            .map(|(path, kind)| (path.to_owned(), kind));
+        assert_eq!(asked, expected);
+    }
 }

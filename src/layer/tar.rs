@@ -1,0 +1,315 @@
+//! A layer tree as a tar stream.
+
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::LayerError;
+use super::header::{BLOCK, TarEntry, TarKind, padding, whole_seconds, write_header};
+use super::pipeline::{Sink, ordered};
+use super::walk::{Entry, OPAQUE_NAME, WHITEOUT_PREFIX, Walk, What};
+use crate::digest::{ContentDigest, DiffId, Digest, Hasher, HashingWriter};
+use crate::snapshot::xattr::CAPABILITY;
+use crate::snapshot::{FileKind, Meta, TreePath};
+
+/// What writing a layer's tar tells about the layer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TarSummary {
+    /// Digest of the tar.
+    pub diff_id: DiffId,
+    /// Bytes of the tar.
+    pub tar_bytes: u64,
+    /// Digest of what the layer holds, without times. Covers all xattrs, also those that the tar leaves out.
+    pub content: ContentDigest,
+}
+
+/// Writes the layer tree at `tree` as one uncompressed tar.
+///
+/// In each directory entries are sorted by the bytes of their names, a directory stands before what is in it, the root has
+/// no entry. Of several names of one inode the first has the data and the others are hard links to it. Times are whole
+/// seconds; those later than `epoch` become `epoch`, `None` keeps them. Sockets, names that begin with `.wh.` and xattrs
+/// other than file capabilities are left out. Equal trees give equal bytes.
+///
+/// # Errors
+/// `Tree` names the path that could not be read, `Changed` one that changed meanwhile; `Write` carries the writer's error.
+pub fn write_tar(tree: &Path, epoch: Option<i64>, out: &mut dyn Write) -> Result<TarSummary, LayerError> {
+    let mut writer = TarWriter { out: HashingWriter::new(out), content: Hasher::new(), buffer: Vec::new(), epoch, open: None };
+    let mut batches = Batches { walk: Walk::new(tree)?, failed: false };
+    let Some(first) = batches.next() else { return writer.finish() };
+    match batches.next() {
+        // Starting threads costs more than a small layer.
+        None => read_batch(first, &mut |piece| writer.take(piece))?,
+        Some(second) => {
+            let read = |batch, sink: &Sink<Piece>| {
+                let mut put = |piece| match sink.put(piece) {
+                    ControlFlow::Continue(()) => Ok(()),
+                    ControlFlow::Break(()) => Err(Stop::Unwanted),
+                };
+                if let Err(Stop::Failed(err)) = read_batch(batch, &mut put) {
+                    // Nobody listening any more is fine: then another error came first.
+                    let _ = sink.put(Piece::Failed(err));
+                }
+            };
+            ordered([first, second].into_iter().chain(batches), read, |piece| writer.take(piece))?;
+        }
+    }
+    writer.finish()
+}
+
+/// Entries that one worker reads at a time.
+type Batch = Result<Vec<Entry>, LayerError>;
+
+/// A batch ends when it has this many entries or bytes of data.
+const BATCH_ENTRIES: usize = 64;
+const BATCH_BYTES: u64 = 1 << 20;
+/// Files above this size are handed over in chunks of it.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Cuts a walk into batches.
+struct Batches {
+    walk: Walk,
+    failed: bool,
+}
+
+impl Iterator for Batches {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        if self.failed {
+            return None;
+        }
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
+            match self.walk.next() {
+                None => break,
+                Some(Ok(entry)) => {
+                    bytes += entry.data_bytes();
+                    batch.push(entry);
+                }
+                Some(Err(err)) => {
+                    self.failed = true;
+                    return Some(Err(err));
+                }
+            }
+        }
+        (!batch.is_empty()).then_some(Ok(batch))
+    }
+}
+
+/// What comes out of reading a batch.
+enum Piece {
+    /// An entry and all of its data, with the data's digest.
+    Whole(Entry, Vec<u8>, Option<Digest>),
+    /// An entry whose data follows in chunks.
+    Begin(Entry),
+    /// Some of the data.
+    Chunk(Vec<u8>),
+    /// The digest of the data that came in chunks.
+    End(Digest),
+    /// Reading failed; nothing follows.
+    Failed(LayerError),
+}
+
+/// Why a reader stops.
+enum Stop {
+    Unwanted,
+    Failed(LayerError),
+}
+
+impl From<LayerError> for Stop {
+    fn from(err: LayerError) -> Stop {
+        Stop::Failed(err)
+    }
+}
+
+/// Reads the data of a batch and puts it out in order.
+fn read_batch<E: From<LayerError>>(batch: Batch, put: &mut impl FnMut(Piece) -> Result<(), E>) -> Result<(), E> {
+    for entry in batch? {
+        let What::Present { meta: Meta { kind: FileKind::File, size_bytes, .. }, dir, .. } = &entry.what else {
+            put(Piece::Whole(entry, Vec::new(), None))?;
+            continue;
+        };
+        let size_bytes = *size_bytes;
+        let name = entry.path.file_name().unwrap_or_default();
+        let path = entry.path.clone();
+        let failed = |err| LayerError::tree("read", &path, err);
+        let file = dir.open_file(name).map_err(failed)?;
+        if size_bytes <= CHUNK_BYTES as u64 {
+            let mut data = Vec::with_capacity(size_bytes as usize + 1);
+            (&file).take(size_bytes + 1).read_to_end(&mut data).map_err(failed)?;
+            if data.len() as u64 != size_bytes {
+                return Err(LayerError::Changed { path }.into());
+            }
+            let digest = Digest::of(&data);
+            put(Piece::Whole(entry, data, Some(digest)))?;
+            continue;
+        }
+        put(Piece::Begin(entry))?;
+        let mut hasher = Hasher::new();
+        let mut left = size_bytes;
+        while left > 0 {
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+            (&file).take(left.min(CHUNK_BYTES as u64)).read_to_end(&mut chunk).map_err(failed)?;
+            if chunk.is_empty() {
+                return Err(LayerError::Changed { path }.into());
+            }
+            left -= chunk.len() as u64;
+            hasher.update(&chunk);
+            put(Piece::Chunk(chunk))?;
+        }
+        put(Piece::End(hasher.finish()))?;
+    }
+    Ok(())
+}
+
+impl Entry {
+    fn data_bytes(&self) -> u64 {
+        match &self.what {
+            What::Present { meta: Meta { kind: FileKind::File, size_bytes, .. }, .. } => *size_bytes,
+            _ => 0,
+        }
+    }
+}
+
+/// Turns pieces into tar bytes and the content digest.
+struct TarWriter<'a> {
+    out: HashingWriter<&'a mut dyn Write>,
+    content: Hasher,
+    /// Small things gathered into one write.
+    buffer: Vec<u8>,
+    epoch: Option<i64>,
+    /// The entry whose chunks are coming.
+    open: Option<Entry>,
+}
+
+/// Gathered bytes are written at this size.
+const BUFFER_BYTES: usize = 256 << 10;
+
+impl TarWriter<'_> {
+    fn take(&mut self, piece: Piece) -> Result<(), LayerError> {
+        match piece {
+            Piece::Whole(entry, data, digest) => {
+                write_header(&tar_entry(&entry, self.epoch), &mut self.buffer);
+                self.buffer.extend_from_slice(&data);
+                self.buffer.extend_from_slice(padding(data.len() as u64));
+                add_content(&entry, digest, &mut self.content);
+            }
+            Piece::Begin(entry) => {
+                write_header(&tar_entry(&entry, self.epoch), &mut self.buffer);
+                self.open = Some(entry);
+            }
+            Piece::Chunk(chunk) => {
+                self.write_out()?;
+                self.out.write_all(&chunk).map_err(LayerError::Write)?;
+            }
+            Piece::End(digest) => {
+                let entry = self.open.take().expect("chunks follow their entry");
+                self.buffer.extend_from_slice(padding(entry.data_bytes()));
+                add_content(&entry, Some(digest), &mut self.content);
+            }
+            Piece::Failed(err) => return Err(err),
+        }
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.write_out()?;
+        }
+        Ok(())
+    }
+
+    fn write_out(&mut self) -> Result<(), LayerError> {
+        self.out.write_all(&self.buffer).map_err(LayerError::Write)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<TarSummary, LayerError> {
+        self.buffer.extend_from_slice(&[0; 2 * BLOCK]);
+        self.write_out()?;
+        let (_, diff_id, tar_bytes) = self.out.finish();
+        Ok(TarSummary { diff_id: DiffId(diff_id), tar_bytes, content: ContentDigest(self.content.finish()) })
+    }
+}
+
+/// How an entry is written.
+fn tar_entry(entry: &Entry, epoch: Option<i64>) -> TarEntry {
+    let mark = |name: &[u8]| TarEntry {
+        name: beside(&entry.path, name),
+        kind: TarKind::Plain(FileKind::File),
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        size_bytes: 0,
+        mtime_secs: 0,
+        capability: None,
+    };
+    let (meta, kind, capability) = match &entry.what {
+        What::Whiteout => return mark(&[WHITEOUT_PREFIX, entry.path.file_name().unwrap_or_default()].concat()),
+        What::Opaque => {
+            let inside = entry.path.child(OPAQUE_NAME);
+            return TarEntry { name: inside.as_bytes().to_vec(), ..mark(OPAQUE_NAME) };
+        }
+        What::HardLink { first, meta } => (meta, TarKind::HardLink(first.as_bytes().to_vec()), None),
+        What::Present { meta, xattrs, target, .. } => {
+            let kind = match meta.kind {
+                FileKind::Symlink => TarKind::Symlink(target.clone()),
+                kind => TarKind::Plain(kind),
+            };
+            let capability = xattrs.iter().find(|(name, _)| name == CAPABILITY).map(|(_, value)| value.clone());
+            (meta, kind, capability)
+        }
+    };
+    let mut name = entry.path.as_bytes().to_vec();
+    if meta.kind == FileKind::Directory {
+        name.push(b'/');
+    }
+    TarEntry {
+        name,
+        kind,
+        mode: meta.mode,
+        uid: meta.uid,
+        gid: meta.gid,
+        size_bytes: entry.data_bytes(),
+        mtime_secs: whole_seconds(meta.mtime, epoch),
+        capability,
+    }
+}
+
+/// `name` in the directory of `path`.
+fn beside(path: &TreePath, name: &[u8]) -> Vec<u8> {
+    path.parent().child(name).as_bytes().to_vec()
+}
+
+/// Adds an entry to the content digest: every field, no times.
+fn add_content(entry: &Entry, data: Option<Digest>, content: &mut Hasher) {
+    content.field(entry.path.as_bytes());
+    match &entry.what {
+        What::Whiteout => content.field(b"whiteout"),
+        What::Opaque => content.field(b"opaque"),
+        What::HardLink { first, .. } => {
+            content.field(b"link");
+            content.field(first.as_bytes());
+        }
+        What::Present { meta, xattrs, target, .. } => {
+            let (kind, major, minor): (&[u8], u32, u32) = match meta.kind {
+                FileKind::File => (b"file", 0, 0),
+                FileKind::Directory => (b"directory", 0, 0),
+                FileKind::Symlink => (b"symlink", 0, 0),
+                FileKind::Fifo => (b"fifo", 0, 0),
+                FileKind::Socket => (b"socket", 0, 0),
+                FileKind::Character(major, minor) => (b"character", major, minor),
+                FileKind::Block(major, minor) => (b"block", major, minor),
+            };
+            content.field(kind);
+            for number in [meta.mode, meta.uid, meta.gid, major, minor] {
+                content.update(&number.to_le_bytes());
+            }
+            content.field(target);
+            content.field(data.as_ref().map_or(&[][..], |digest| digest.as_bytes()));
+            content.update(&(xattrs.len() as u64).to_le_bytes());
+            for (name, value) in xattrs {
+                content.field(name);
+                content.field(value);
+            }
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! A layer blob as a layer tree.
+//!
+//! The calling thread decompresses, a second one hashes and creates files. Every file is created relative to the descriptor
+//! of its directory; links that the layer itself made are followed inside its own tree only.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use super::LayerError;
+use super::archive::{Entry, EntryKind, Reader};
+use super::compress::Compression;
+use super::walk::{OPAQUE_NAME, WHITEOUT_PREFIX};
+use crate::digest::{ContentDigest, DiffId, HashingReader};
+use crate::snapshot::dir::{self, WHITEOUT};
+use crate::snapshot::xattr::{CAPABILITY, Names};
+use crate::snapshot::{Dir, DirTree, FileKind, FileTree, Last, Meta, Time, TreePath, View, resolve};
+use crate::store::{LayerRecord, Store, StoredLayer};
+
+/// Unpacks `blob` into the store.
+///
+/// With `expected`, nothing is published unless the tar has that digest. `lower` is the stack below, where known: a hard
+/// link to a file that only exists there becomes a copy of it, and directories that the tar takes for granted get the
+/// metadata that they have there (else root's, mode 0755, time 0).
+///
+/// The record's content digest names the tar itself, times included: what comes from outside is compared by its diff_id.
+///
+/// # Errors
+/// `Damaged` for what ends too early or is no tar, `WrongContent` for another tar than expected, `LinkTarget` for a hard
+/// link to nothing (with `lower` it may exist), `Tree` if a file cannot be created.
+pub fn unpack(
+    store: &Store,
+    blob: &mut dyn Read,
+    compression: Compression,
+    expected: Option<DiffId>,
+    lower: Option<&View>,
+) -> Result<StoredLayer, LayerError> {
+    let temp = store.temp_dir()?;
+    let tree: PathBuf = temp.path.join("tree");
+    std::fs::create_dir(&tree).map_err(|err| LayerError::tree("create", &TreePath::root(), err))?;
+    let unpacked = unpack_into(&tree, blob, compression, lower)?;
+    if let Some(expected) = expected
+        && expected != unpacked.diff_id
+    {
+        return Err(LayerError::WrongContent { expected, found: unpacked.diff_id });
+    }
+    let content = ContentDigest(unpacked.diff_id.0);
+    let record = LayerRecord { diff_id: unpacked.diff_id, tar_bytes: unpacked.tar_bytes, content };
+    Ok(store.publish_layer(tree, record)?)
+}
+
+/// What an unpacked tar was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unpacked {
+    /// Digest of the tar.
+    pub diff_id: DiffId,
+    /// Bytes of the tar.
+    pub tar_bytes: u64,
+}
+
+/// As [`unpack`], into the empty directory `tree`, which is in no usable state after an error.
+pub fn unpack_into(
+    tree: &Path,
+    blob: &mut dyn Read,
+    compression: Compression,
+    lower: Option<&View>,
+) -> Result<Unpacked, LayerError> {
+    let root = Dir::open(tree).map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
+    thread::scope(|scope| {
+        let (chunks, received) = sync_channel(CHUNKS_AHEAD);
+        let files = scope.spawn(move || create_all(root, ChunkReader::new(received), lower));
+        decompress(blob, compression, &chunks);
+        drop(chunks);
+        files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Plain bytes on their way to the second thread: 8 chunks of 256 KiB at most.
+const CHUNKS_AHEAD: usize = 8;
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Sends the plain bytes of `blob`, and its error if there is one. Ends early when the receiver does.
+fn decompress(blob: &mut dyn Read, compression: Compression, chunks: &SyncSender<io::Result<Vec<u8>>>) {
+    let mut plain = match compression.decoder(blob) {
+        Ok(plain) => plain,
+        Err(err) => {
+            let _receiver_gone = chunks.send(Err(err));
+            return;
+        }
+    };
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        let read = plain.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+        let is_end = chunk.is_empty();
+        let failed = read.is_err();
+        if chunks.send(read.map(|_| chunk)).is_err() || is_end || failed {
+            return;
+        }
+    }
+}
+
+/// The receiving end, as a reader.
+struct ChunkReader {
+    chunks: Receiver<io::Result<Vec<u8>>>,
+    chunk: io::Cursor<Vec<u8>>,
+}
+
+impl ChunkReader {
+    fn new(chunks: Receiver<io::Result<Vec<u8>>>) -> ChunkReader {
+        ChunkReader { chunks, chunk: io::Cursor::default() }
+    }
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.chunk.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            match self.chunks.recv() {
+                Ok(chunk) => self.chunk = io::Cursor::new(chunk?),
+                Err(_) => return Ok(0),
+            }
+        }
+    }
+}
+
+fn create_all(root: Dir, plain: ChunkReader, lower: Option<&View>) -> Result<Unpacked, LayerError> {
+    let mut reader = Reader::new(HashingReader::new(plain));
+    let mut tree = Unpacker::new(root, lower)?;
+    while let Some(entry) = reader.next_entry()? {
+        tree.add(&entry, &mut reader)?;
+    }
+    tree.finish()?;
+    // What stands behind the end of the archive is part of the tar's digest.
+    let mut plain = reader.into_inner();
+    io::copy(&mut plain, &mut io::sink()).map_err(|source| LayerError::Damaged { action: "decompress it", source })?;
+    let (_, diff_id, tar_bytes) = plain.finish();
+    Ok(Unpacked { diff_id: DiffId(diff_id), tar_bytes })
+}
+
+/// A layer tree that entries are added to.
+struct Unpacker<'a> {
+    root: Dir,
+    /// The same tree, for following the layer's own links.
+    links: DirTree,
+    lower: Option<&'a View>,
+    /// The directory of the last entry: archives go through a tree directory by directory.
+    last: Option<(TreePath, Dir)>,
+    /// Set at the end, because creating a name changes its directory's time.
+    dir_times: BTreeMap<TreePath, Time>,
+}
+
+/// Links that one path may follow, as in Linux times six.
+const MAX_LINKS: usize = 255;
+
+impl<'a> Unpacker<'a> {
+    fn new(root: Dir, lower: Option<&'a View>) -> Result<Unpacker<'a>, LayerError> {
+        let again = root.try_clone().map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
+        let mut dir_times = BTreeMap::new();
+        dir_times.insert(TreePath::root(), Time::default());
+        Ok(Unpacker { root, links: DirTree::new(again), lower, last: None, dir_times })
+    }
+
+    fn add(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), LayerError> {
+        let Some(name) = entry.path.file_name() else {
+            return self.describe_root(entry);
+        };
+        let (parent, dir) = self.directory(&entry.path.parent())?;
+        if name.starts_with(WHITEOUT_PREFIX) {
+            whiteout(&dir, name).map_err(|err| LayerError::tree("delete the name of", &entry.path, err))?;
+        } else {
+            self.create(entry, &parent, &dir, name, data)?;
+        }
+        self.last = Some((parent, dir));
+        Ok(())
+    }
+
+    /// The root's own entry says its mode and owner.
+    fn describe_root(&mut self, entry: &Entry) -> Result<(), LayerError> {
+        if entry.kind != EntryKind::Directory {
+            return Ok(());
+        }
+        self.dir_times.insert(TreePath::root(), entry.mtime);
+        describe(&self.root, entry).map_err(|err| LayerError::tree("describe", &entry.path, err))
+    }
+
+    fn create(
+        &mut self,
+        entry: &Entry,
+        parent: &TreePath,
+        dir: &Dir,
+        name: &[u8],
+        data: &mut dyn Read,
+    ) -> Result<(), LayerError> {
+        let path = parent.child(name);
+        let failed = |action| move |err| LayerError::tree(action, &entry.path, err);
+        if let EntryKind::HardLink(target) = &entry.kind {
+            return self.hard_link(entry, target, &path, dir, name);
+        }
+        let existing = dir.stat(name).map_err(failed("look up"))?;
+        let is_directory = entry.kind == EntryKind::Directory;
+        let keep = is_directory && existing.is_some_and(|meta| meta.kind == FileKind::Directory);
+        if existing.is_some() && !keep {
+            self.last = None;
+            dir.remove_all(name).map_err(failed("replace"))?;
+            self.dir_times.remove(&path);
+        }
+        match &entry.kind {
+            EntryKind::File => return create_file(entry, dir, name, data),
+            EntryKind::Directory => {
+                if !keep {
+                    dir.create_dir(name, 0o755).map_err(failed("create"))?;
+                }
+                let made = dir.open_dir(name).map_err(failed("open"))?;
+                if existing.is_some_and(|meta| meta.kind == WHITEOUT) {
+                    made.set_opaque().map_err(failed("create"))?;
+                }
+                self.dir_times.insert(path, entry.mtime);
+                return describe(&made, entry).map_err(failed("describe"));
+            }
+            EntryKind::Symlink(target) => dir.symlink(name, target).map_err(failed("create"))?,
+            EntryKind::Fifo => dir.make_special(name, FileKind::Fifo, 0o600).map_err(failed("create"))?,
+            // Written by tools that pack an overlay's upper directory as it is; it means there what it means here.
+            EntryKind::Character(0, 0) => return dir.whiteout(name).map_err(failed("create")),
+            EntryKind::Character(major, minor) => {
+                dir.make_special(name, FileKind::Character(*major, *minor), 0o600).map_err(failed("create"))?;
+            }
+            EntryKind::Block(major, minor) => {
+                dir.make_special(name, FileKind::Block(*major, *minor), 0o600).map_err(failed("create"))?;
+            }
+            EntryKind::HardLink(_) => {}
+        }
+        dir.chown(name, entry.uid, entry.gid).map_err(failed("set the owner of"))?;
+        for (key, value) in &entry.xattrs {
+            set_xattr(key, || dir.set_xattr(name, key, value)).map_err(failed("set an xattr of"))?;
+        }
+        if !matches!(entry.kind, EntryKind::Symlink(_)) {
+            dir.chmod(name, entry.mode).map_err(failed("set the mode of"))?;
+        }
+        dir.set_mtime(name, entry.mtime).map_err(failed("set the time of"))
+    }
+
+    /// Links `name` to what the layer has at `target`, or copies what lower layers have there.
+    fn hard_link(&mut self, entry: &Entry, target: &TreePath, path: &TreePath, dir: &Dir, name: &[u8]) -> Result<(), LayerError> {
+        let failed = |action| move |err| LayerError::tree(action, &entry.path, err);
+        let missing = || LayerError::LinkTarget { path: entry.path.clone(), target: target.clone() };
+        let parent = resolve(&self.links, &target.parent(), Last::Follow)?.path;
+        let target_name = target.file_name().ok_or_else(missing)?;
+        let found = parent.child(target_name);
+        if found == *path {
+            return Ok(());
+        }
+        let in_layer = self.links.lookup(&found)?.filter(|meta| meta.kind != WHITEOUT);
+        let below = match (in_layer, self.lower) {
+            (Some(meta), _) if meta.kind == FileKind::Directory => return Err(missing()),
+            (Some(_), _) => None,
+            (None, Some(lower)) => {
+                let resolved = resolve(lower, target, Last::Keep)?;
+                let meta = resolved.meta.filter(|meta| meta.kind == FileKind::File).ok_or_else(missing)?;
+                Some((lower, resolved.path, meta))
+            }
+            (None, None) => return Err(missing()),
+        };
+        self.last = None;
+        dir.remove_all(name).map_err(failed("replace"))?;
+        self.dir_times.remove(path);
+        match below {
+            Some((lower, source, meta)) => copy_from(lower, &source, &meta, entry, dir, name),
+            None => {
+                let old = self.root.open_beneath(&parent).map_err(failed("open"))?;
+                dir.hard_link(name, &old, target_name).map_err(failed("link"))
+            }
+        }
+    }
+
+    /// The directory at `path` and where it really is; made where it is missing.
+    fn directory(&mut self, path: &TreePath) -> Result<(TreePath, Dir), LayerError> {
+        if let Some((_, dir)) = self.last.take_if(|(last, _)| last == path) {
+            return Ok((path.clone(), dir));
+        }
+        match self.root.open_beneath(path) {
+            Ok(dir) => Ok((path.clone(), dir)),
+            Err(_) => self.descend(path),
+        }
+    }
+
+    /// As [`Unpacker::directory`], one component after the other: makes directories, follows links of the layer.
+    fn descend(&mut self, path: &TreePath) -> Result<(TreePath, Dir), LayerError> {
+        let failed = |action| move |err| LayerError::tree(action, path, err);
+        let mut todo: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
+        let mut here = TreePath::root();
+        let mut links = 0;
+        let mut dir = self.root.try_clone().map_err(failed("open"))?;
+        while let Some(name) = todo.pop() {
+            match name.as_slice() {
+                b"" | b"." => continue,
+                b".." => {
+                    here = here.parent();
+                    dir = self.root.open_beneath(&here).map_err(failed("open"))?;
+                    continue;
+                }
+                _ => {}
+            }
+            let existing = dir.stat(&name).map_err(failed("look up"))?;
+            match existing.map(|meta| meta.kind) {
+                Some(FileKind::Directory) => {}
+                Some(FileKind::Symlink) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(crate::snapshot::SnapshotError::LinkLoop { path: path.clone() }.into());
+                    }
+                    let target = dir.read_link(&name).map_err(failed("read link"))?;
+                    if target.starts_with(b"/") {
+                        here = TreePath::root();
+                        dir = self.root.try_clone().map_err(failed("open"))?;
+                    }
+                    todo.extend(target.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
+                    continue;
+                }
+                found => {
+                    if found.is_some() {
+                        dir.remove_file(&name).map_err(failed("replace"))?;
+                    }
+                    self.imply(&here.child(&name), &dir, &name, found == Some(WHITEOUT)).map_err(failed("create"))?;
+                }
+            }
+            here.push(&name);
+            dir = dir.open_dir(&name).map_err(failed("open"))?;
+        }
+        Ok((here, dir))
+    }
+
+    /// Makes a directory that the archive takes for granted.
+    fn imply(&mut self, path: &TreePath, dir: &Dir, name: &[u8], hides_lower: bool) -> io::Result<()> {
+        dir.create_dir(name, 0o755)?;
+        let made = dir.open_dir(name)?;
+        let mut mtime = Time::default();
+        let mut mode = 0o755;
+        if hides_lower {
+            made.set_opaque()?;
+        } else if let Some(lower) = self.lower
+            && let Some(meta) = lower.lookup(path).map_err(io::Error::other)?
+            && meta.kind == FileKind::Directory
+        {
+            made.chown_self(meta.uid, meta.gid)?;
+            for (key, value) in lower.xattrs(path).map_err(io::Error::other)? {
+                set_xattr(&key, || made.set_own_xattr(&key, &value))?;
+            }
+            (mode, mtime) = (meta.mode, meta.mtime);
+        }
+        made.chmod_self(mode)?;
+        self.dir_times.insert(path.clone(), mtime);
+        Ok(())
+    }
+
+    /// Sets the times of directories, deepest first, so that a directory without write permission cannot be in the way.
+    fn finish(self) -> Result<(), LayerError> {
+        for (path, mtime) in self.dir_times.iter().rev() {
+            match self.root.open_beneath(path) {
+                Ok(dir) => dir.set_own_mtime(*mtime).map_err(|err| LayerError::tree("set the time of", path, err))?,
+                // It was replaced by something else together with a directory above it.
+                Err(err) if matches!(err.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => {}
+                Err(err) => return Err(LayerError::tree("open", path, err)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Applies the whiteout called `name` to `dir`. It speaks of lower layers only: what this layer has of that name stays.
+fn whiteout(dir: &Dir, name: &[u8]) -> io::Result<()> {
+    if name == OPAQUE_NAME {
+        return dir.set_opaque();
+    }
+    let deleted = &name[WHITEOUT_PREFIX.len()..];
+    if deleted.starts_with(WHITEOUT_PREFIX) {
+        // Housekeeping of aufs, in old images.
+        return Ok(());
+    }
+    match dir.stat(deleted)?.map(|meta| meta.kind) {
+        None => dir.whiteout(deleted),
+        Some(FileKind::Directory) => dir.open_dir(deleted)?.set_opaque(),
+        Some(_) => Ok(()),
+    }
+}
+
+fn create_file(entry: &Entry, dir: &Dir, name: &[u8], data: &mut dyn Read) -> Result<(), LayerError> {
+    let failed = |action| move |err| LayerError::tree(action, &entry.path, err);
+    let mut file = dir.create_file(name, 0o600).map_err(failed("create"))?;
+    copy_data(data, &mut file, entry)?;
+    dir::set_owner(&file, entry.uid, entry.gid).map_err(failed("set the owner of"))?;
+    for (key, value) in &entry.xattrs {
+        set_xattr(key, || dir::set_xattr(&file, key, value)).map_err(failed("set an xattr of"))?;
+    }
+    dir::set_mode(&file, entry.mode).map_err(failed("set the mode of"))?;
+    dir::set_mtime(&file, entry.mtime).map_err(failed("set the time of"))
+}
+
+/// Largest piece of a file in memory.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// Copies the data of `entry`: a small file in one write.
+fn copy_data(data: &mut dyn Read, file: &mut std::fs::File, entry: &Entry) -> Result<(), LayerError> {
+    let mut left = entry.size_bytes;
+    let mut piece = Vec::with_capacity(left.min(PIECE_BYTES) as usize);
+    while left > 0 {
+        piece.clear();
+        let wanted = left.min(PIECE_BYTES);
+        let damaged = |source| LayerError::Damaged { action: "read a file's data", source };
+        if data.take(wanted).read_to_end(&mut piece).map_err(damaged)? as u64 != wanted {
+            return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
+        }
+        file.write_all(&piece).map_err(|err| LayerError::tree("write", &entry.path, err))?;
+        left -= wanted;
+    }
+    Ok(())
+}
+
+/// Copies the file `source` of `lower`, as a hard link to it looks.
+fn copy_from(lower: &View, source: &TreePath, meta: &Meta, entry: &Entry, dir: &Dir, name: &[u8]) -> Result<(), LayerError> {
+    let copied = Entry {
+        path: entry.path.clone(),
+        kind: EntryKind::File,
+        mode: meta.mode,
+        uid: meta.uid,
+        gid: meta.gid,
+        size_bytes: meta.size_bytes,
+        mtime: meta.mtime,
+        xattrs: lower.xattrs(source)?,
+    };
+    create_file(&copied, dir, name, &mut lower.open(source)?)
+}
+
+/// Owner, xattrs and mode of a directory.
+fn describe(dir: &Dir, entry: &Entry) -> io::Result<()> {
+    dir.chown_self(entry.uid, entry.gid)?;
+    for (key, value) in &entry.xattrs {
+        set_xattr(key, || dir.set_own_xattr(key, value))?;
+    }
+    dir.chmod_self(entry.mode)
+}
+
+/// Sets an xattr if a layer may have it. The host's labels and overlayfs's marks are dropped; what the file system or our
+/// privileges do not allow is dropped too, apart from file capabilities, without which programs would fail.
+fn set_xattr(key: &[u8], set: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    if Names::is_overlay(key) || Names::of_image(key).is_none() {
+        return Ok(());
+    }
+    match set() {
+        Err(err) if key != CAPABILITY && matches!(err.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EPERM)) => Ok(()),
+        done => done,
+    }
+}
