@@ -1,1 +1,23 @@
 //! Talks to image registries.
+//!
+//! Owns: the distribution protocol ([`Client`]), tokens and credentials ([`Credentials`]), manifests and indexes as they
+//! are read ([`manifest`]), and the HTTP transport with its retries, redirects and proxies ([`Transport`]).
+//! In:   an [`ImageRef`](crate::reference::ImageRef) or a digest in a repository.
+//! Out:  verified documents; blobs as a [`BlobReader`] that cannot end well with wrong bytes.
+//! Spec: OCI distribution-spec v1.1; Docker's token authentication.
+//! Elsewhere: which image is used and where it is kept (`source::image`), compression (`layer`).
+
+mod auth;
+mod blob;
+mod client;
+mod config;
+mod error;
+pub mod manifest;
+mod transport;
+
+pub use auth::{Anonymous, Credential, Credentials, basic};
+pub use blob::BlobReader;
+pub use client::{Client, Fetched};
+pub use config::{HostConfig, Proxies, RegistryConfig, Retry};
+pub use error::{Broken, CredentialsUsed, RegistryError};
+pub use transport::{Request, Response, Transport, join_url, parse_url, unescape};
