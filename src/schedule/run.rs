@@ -294,3 +294,225 @@ impl Slots {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::digest::{ContentDigest, DiffId, Digest};
+    use crate::event::Silent;
+    use crate::graph::{ContextOp, Op, Origin};
+    use crate::store::{LayerRecord, StoreError};
+
+    /// Runs nothing, and remembers what it was asked to run.
+    struct Fake {
+        store: Store,
+        graph: Arc<Graph>,
+        ran: Mutex<Vec<StepIndex>>,
+        fails: Option<StepIndex>,
+        /// Steps wait here for each other: only as many at once as there are running can pass.
+        meeting: Option<tokio::sync::Barrier>,
+        running: AtomicUsize,
+        most_running: AtomicUsize,
+        cancel: watch::Receiver<bool>,
+    }
+
+    #[derive(Debug)]
+    struct Failed;
+
+    impl std::fmt::Display for Failed {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("failed")
+        }
+    }
+
+    impl From<StoreError> for Failed {
+        fn from(error: StoreError) -> Failed {
+            panic!("{error}")
+        }
+    }
+
+    impl Worker for Fake {
+        type Output = DiffId;
+        type Task = StepIndex;
+        type Error = Failed;
+
+        async fn prepare(&self, index: StepIndex, inputs: Vec<DiffId>) -> Result<Prepared<DiffId, StepIndex>, Failed> {
+            if matches!(self.graph.step(index).op, Op::Scratch) {
+                return Ok(Prepared::Output(DiffId(Digest::of(b"scratch"))));
+            }
+            let text = format!("{:?} {inputs:?}", self.graph.step(index).id);
+            Ok(Prepared::Task { key: CacheKey(Digest::of(text.as_bytes())), slot: Slot::Command, task: index })
+        }
+
+        fn recall(&self, _task: &StepIndex, record: &Record) -> DiffId {
+            record.diff_id
+        }
+
+        async fn run(&self, task: &StepIndex) -> Result<Record, Failed> {
+            self.ran.lock().expect("no panic").push(*task);
+            let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most_running.fetch_max(running, Ordering::SeqCst);
+            if self.fails == Some(*task) {
+                return Err(Failed);
+            }
+            if let Some(meeting) = &self.meeting {
+                let mut cancel = self.cancel.clone();
+                tokio::select! {
+                    _ = meeting.wait() => {}
+                    _ = cancel.wait_for(|stop| *stop) => return Err(Failed),
+                }
+            }
+            tokio::task::yield_now().await;
+            self.running.fetch_sub(1, Ordering::SeqCst);
+            let diff_id = DiffId(Digest::of(format!("{task:?}").as_bytes()));
+            let temp = self.store.temp_dir().expect("a directory");
+            let tree = temp.path.join("tree");
+            std::fs::create_dir(&tree).expect("a tree");
+            let content = ContentDigest(diff_id.0);
+            self.store.publish_layer(tree, LayerRecord { diff_id, tar_bytes: 1024, content }).expect("a layer");
+            Ok(Record { diff_id, created_secs: 0 })
+        }
+    }
+
+    struct Bench {
+        _directory: tempfile::TempDir,
+        store: Store,
+        graph: Arc<Graph>,
+        left: StepIndex,
+        bottom: StepIndex,
+    }
+
+    /// Two steps on the empty tree, and one on both.
+    fn bench() -> Bench {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::open(directory.path()).expect("a store");
+        let mut graph = Graph::new();
+        let step = |name: &str| Op::Context(ContextOp { name: name.into() });
+        let top = graph.add(Op::Scratch, &[], Origin::default());
+        let left = graph.add(step("left"), &[top], Origin::default());
+        let right = graph.add(step("right"), &[top], Origin::default());
+        let bottom = graph.add(Op::Merge, &[left, right], Origin::default());
+        Bench { _directory: directory, store, graph: Arc::new(graph), left, bottom }
+    }
+
+    struct Run {
+        result: Result<(Vec<DiffId>, Summary), Failure<Failed>>,
+        worker: Arc<Fake>,
+    }
+
+    fn run(bench: &Bench, change: impl FnOnce(&mut Fake, &mut Schedule<Fake>)) -> Run {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (cancel, canceled) = watch::channel(false);
+        let (_interrupt, interrupted) = watch::channel(false);
+        let fake = || Fake {
+            store: bench.store.clone(),
+            graph: bench.graph.clone(),
+            ran: Mutex::default(),
+            fails: None,
+            meeting: None,
+            running: AtomicUsize::new(0),
+            most_running: AtomicUsize::new(0),
+            cancel: canceled.clone(),
+        };
+        let mut worker = fake();
+        let mut schedule = Schedule {
+            graph: bench.graph.clone(),
+            worker: Arc::new(fake()),
+            cache: Cache::new(bench.store.clone()),
+            store: bench.store.clone(),
+            events: Arc::new(Silent),
+            numbers: HashMap::new(),
+            reuse: HashMap::new(),
+            limits: Limits { commands: 32, processors: 2 },
+            cancel,
+        };
+        change(&mut worker, &mut schedule);
+        let worker = Arc::new(worker);
+        schedule.worker = worker.clone();
+        let result = runtime.block_on(schedule.run(&[bench.bottom], interrupted));
+        Run { result, worker }
+    }
+
+    #[test]
+    fn the_second_build_runs_nothing() {
+        let bench = bench();
+        let first = run(&bench, |_, _| {});
+        assert_eq!(first.result.expect("built").1, Summary { ran_steps: 3, cached_steps: 0 });
+        let second = run(&bench, |_, _| {});
+        assert_eq!(second.result.expect("built").1, Summary { ran_steps: 0, cached_steps: 3 });
+        assert!(second.worker.ran.lock().expect("no panic").is_empty());
+    }
+
+    #[test]
+    fn a_refused_record_is_not_used() {
+        let bench = bench();
+        assert!(run(&bench, |_, _| {}).result.is_ok());
+        let again = run(&bench, |_, schedule| {
+            schedule.reuse.insert(bench.left, Reuse::Refused);
+        });
+        assert_eq!(*again.worker.ran.lock().expect("no panic"), [bench.left]);
+    }
+
+    #[test]
+    fn independent_steps_run_at_the_same_time() {
+        let mut graph = Graph::new();
+        let step = |name: &str| Op::Context(ContextOp { name: name.into() });
+        let left = graph.add(step("left"), &[], Origin::default());
+        let right = graph.add(step("right"), &[], Origin::default());
+        let bench = bench();
+        let bench = Bench { graph: Arc::new(graph), left, bottom: right, ..bench };
+        // both must be running for either to go on
+        let (cancel, canceled) = watch::channel(false);
+        drop(cancel);
+        let _ = canceled;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (cancel, canceled) = watch::channel(false);
+        let (_interrupt, interrupted) = watch::channel(false);
+        let worker = Arc::new(Fake {
+            store: bench.store.clone(),
+            graph: bench.graph.clone(),
+            ran: Mutex::default(),
+            fails: None,
+            meeting: Some(tokio::sync::Barrier::new(2)),
+            running: AtomicUsize::new(0),
+            most_running: AtomicUsize::new(0),
+            cancel: canceled,
+        });
+        let schedule = Schedule {
+            graph: bench.graph.clone(),
+            worker: worker.clone(),
+            cache: Cache::new(bench.store.clone()),
+            store: bench.store.clone(),
+            events: Arc::new(Silent),
+            numbers: HashMap::new(),
+            reuse: HashMap::new(),
+            limits: Limits { commands: 2, processors: 2 },
+            cancel,
+        };
+        assert!(runtime.block_on(schedule.run(&[left, right], interrupted)).is_ok());
+        assert_eq!(worker.most_running.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_limit_of_one_runs_one_at_a_time() {
+        let bench = bench();
+        let run = run(&bench, |_, schedule| schedule.limits.commands = 1);
+        assert!(run.result.is_ok());
+        assert_eq!(run.worker.most_running.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn the_first_failure_stops_the_rest() {
+        let bench = bench();
+        let run = run(&bench, |worker, _| {
+            worker.fails = Some(bench.left);
+            // the other step waits for a meeting that never comes, until it is told to stop
+            worker.meeting = Some(tokio::sync::Barrier::new(9));
+        });
+        assert!(matches!(run.result, Err(Failure::Step { index, .. }) if index == bench.left));
+        assert!(!run.worker.ran.lock().expect("no panic").contains(&bench.bottom));
+    }
+}

@@ -1,1 +1,256 @@
-//! (to be written)
+//! Runs the steps of one build on this machine.
+//!
+//! Owns: [`LocalWorker`] and, one file per op, how each is keyed and run ([`copy`], [`mkdir`], [`exec`]); who a command runs as
+//! ([`identity`]).
+//! In:   a graph, its sources resolved; inputs as [`Output`]s.
+//! Out:  layers in the store, and records of them.
+//! Elsewhere: when a step runs (`schedule`), what isolates a command (`sandbox`), how trees become layers (`layer`).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{OnceCell, watch};
+
+use crate::cache::{Cache, HashSink, key};
+use crate::digest::{DiffId, Digest};
+use crate::event::{EventSink, StepNumber};
+use crate::graph::{Graph, HttpOp, Op, StepIndex};
+use crate::reference::ImageRef;
+use crate::registry::Client;
+use crate::sandbox::{self, Launcher};
+use crate::schedule::{Prepared, Slot, Worker};
+use crate::source;
+use crate::source::context::Context;
+use crate::source::http::HttpFile;
+use crate::source::image::{BaseLayer, ResolvedImage};
+use crate::store::{Record, Store};
+use crate::task;
+
+pub mod copy;
+pub mod error;
+pub mod exec;
+mod files;
+pub mod identity;
+pub mod mkdir;
+pub mod mounts;
+mod secret;
+
+pub use error::WorkError;
+pub use secret::{Secret, SecretSource};
+
+/// What a step gives to its readers.
+#[derive(Clone)]
+pub enum Output {
+    /// A file system: layers, bottom first.
+    Stack(Arc<Stack>),
+    /// Files of the client's, or a git checkout.
+    Context(Arc<Context>),
+    /// A downloaded file.
+    Download(Arc<HttpFile>),
+}
+
+/// Layers, bottom first.
+#[derive(Clone, Debug, Default)]
+pub struct Stack {
+    /// Bottom first.
+    pub layers: Vec<StackLayer>,
+}
+
+/// One layer of a stack.
+#[derive(Clone, Debug)]
+pub struct StackLayer {
+    /// Its name.
+    pub diff_id: DiffId,
+    /// When it was made, seconds since 1970; `None` for a base image's.
+    pub created_secs: Option<i64>,
+    /// For a base image's layer: its blob, and the image it came with.
+    pub base: Option<(BaseLayer, Arc<ResolvedImage>)>,
+}
+
+impl Stack {
+    /// The names of all layers, bottom first.
+    pub fn diff_ids(&self) -> Vec<DiffId> {
+        self.layers.iter().map(|layer| layer.diff_id).collect()
+    }
+}
+
+/// A step that has its inputs and its key.
+pub struct Task {
+    index: StepIndex,
+    parent: Arc<Stack>,
+    inputs: Vec<Output>,
+    /// What was found out for the key, if anything had to be.
+    files: Option<Arc<files::Prepared>>,
+}
+
+/// Everything that the steps of one build share.
+pub struct Shared {
+    /// Where layers go.
+    pub store: Store,
+    /// Former results of commands.
+    pub cache: Cache,
+    /// The steps.
+    pub graph: Arc<Graph>,
+    /// The images of the graph's `Image` steps, by manifest digest, and the name to fetch them by.
+    pub images: HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>,
+    /// The contexts of the graph's `Context` steps, by name.
+    pub contexts: HashMap<String, Arc<Context>>,
+    /// For base layers and downloads.
+    pub client: Arc<Client>,
+    /// Told of output.
+    pub events: Arc<dyn EventSink>,
+    /// What people call each step.
+    pub numbers: HashMap<StepIndex, StepNumber>,
+    /// The client's secrets.
+    pub secrets: Vec<Secret>,
+    /// What `Network::Default` means.
+    pub default_network: sandbox::Network,
+    /// Proof that `RUN --security=insecure` is allowed.
+    pub entitled: Option<sandbox::Entitled>,
+    /// The time that new layers get, seconds since 1970.
+    pub now_secs: i64,
+    /// Turns true when everything has to stop.
+    pub cancel: watch::Receiver<bool>,
+}
+
+/// Runs steps on this machine.
+pub struct LocalWorker {
+    shared: Arc<Shared>,
+    fetched: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
+    trees: Mutex<HashMap<DiffId, PathBuf>>,
+    launcher: Arc<OnceCell<Launcher>>,
+    canceling: Arc<exec::Canceling>,
+}
+
+impl LocalWorker {
+    /// A worker for one build.
+    pub fn new(shared: Shared) -> Result<LocalWorker, WorkError> {
+        let canceling = Arc::new(exec::Canceling::new(shared.cancel.clone())?);
+        let shared = Arc::new(shared);
+        Ok(LocalWorker { shared, fetched: Mutex::default(), trees: Mutex::default(), launcher: Arc::default(), canceling })
+    }
+
+    /// The directories of a stack's layers, bottom first; a base image's missing layers are fetched.
+    async fn trees(&self, stack: &Stack) -> Result<Vec<PathBuf>, WorkError> {
+        let mut trees = Vec::with_capacity(stack.layers.len());
+        for layer in &stack.layers {
+            let known = self.trees.lock().expect("no holder of this lock panics").get(&layer.diff_id).cloned();
+            let tree = match known {
+                Some(tree) => tree,
+                None => self.tree(layer).await?,
+            };
+            trees.push(tree);
+        }
+        Ok(trees)
+    }
+
+    async fn tree(&self, layer: &StackLayer) -> Result<PathBuf, WorkError> {
+        let mut stored = self.shared.store.layer(&layer.diff_id)?;
+        if let (None, Some((_, image))) = (&stored, &layer.base) {
+            self.fetch(image).await?;
+            stored = self.shared.store.layer(&layer.diff_id)?;
+        }
+        let tree = stored.ok_or(WorkError::LayerGone(layer.diff_id))?.tree;
+        self.trees.lock().expect("no holder of this lock panics").insert(layer.diff_id, tree.clone());
+        Ok(tree)
+    }
+
+    /// Fetches the missing layers of a base image, once per build.
+    async fn fetch(&self, image: &Arc<ResolvedImage>) -> Result<(), WorkError> {
+        let cell = {
+            let mut fetched = self.fetched.lock().expect("no holder of this lock panics");
+            fetched.entry(image.manifest.digest).or_default().clone()
+        };
+        let image_ref = self.shared.images.get(&image.manifest.digest).and_then(|(_, image_ref)| image_ref.as_ref());
+        let shared = &self.shared;
+        cell.get_or_try_init(|| async {
+            source::image::ensure_layers(&shared.store, &shared.client, image, image_ref).await?;
+            Ok::<(), WorkError>(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn launcher(&self) -> Result<&Launcher, WorkError> {
+        let start = || async { task::blocking(Launcher::start).await.map_err(WorkError::from) };
+        self.launcher.get_or_try_init(start).await
+    }
+
+    async fn download(&self, op: &HttpOp) -> Result<Output, WorkError> {
+        let file = source::http::fetch(&self.shared.store, &self.shared.client, &op.url, op.checksum, None).await?;
+        Ok(Output::Download(Arc::new(HttpFile { file_name: op.file_name.clone(), ..file })))
+    }
+}
+
+impl Worker for LocalWorker {
+    type Output = Output;
+    type Task = Task;
+    type Error = WorkError;
+
+    async fn prepare(&self, index: StepIndex, inputs: Vec<Output>) -> Result<Prepared<Output, Task>, WorkError> {
+        let output = |stack: Stack| Ok(Prepared::Output(Output::Stack(Arc::new(stack))));
+        let (key, slot, files) = match &self.shared.graph.step(index).op {
+            Op::Scratch => return output(Stack::default()),
+            Op::Image(image) => {
+                let (image, _) = self.shared.images.get(&image.manifest).expect("every image of the plan was resolved");
+                return output(base_stack(image));
+            }
+            Op::Context(context) => {
+                let context = self.shared.contexts.get(&context.name).expect("every context of the plan was opened");
+                return Ok(Prepared::Output(Output::Context(context.clone())));
+            }
+            Op::Http(op) => return self.download(op).await.map(Prepared::Output),
+            Op::Git(op) => return self.check_out(op).await.map(Prepared::Output),
+            Op::Merge => {
+                return output(Stack {
+                    layers: [stack(&inputs[0]), stack(&inputs[1])].iter().flat_map(|stack| stack.layers.clone()).collect(),
+                });
+            }
+            Op::Exec(op) => {
+                let mounted = self.mounted_content(op, &inputs).await?;
+                let mut sink = HashSink::default();
+                key::exec(op, &stack(&inputs[0]).diff_ids(), &mounted, &mut sink);
+                (sink.finish(), Slot::Command, None)
+            }
+            Op::Copy(_) | Op::Mkdir(_) => {
+                let (decided_by, prepared) = self.prepare_files(index, &inputs).await?;
+                let mut sink = HashSink::default();
+                key::file("files", &decided_by, &mut sink);
+                (sink.finish(), Slot::Processor, prepared)
+            }
+        };
+        let parent = stack(&inputs[0]).clone();
+        Ok(Prepared::Task { key, slot, task: Task { index, parent, inputs, files } })
+    }
+
+    fn recall(&self, task: &Task, record: &Record) -> Output {
+        let layer = StackLayer { diff_id: record.diff_id, created_secs: Some(record.created_secs), base: None };
+        let layers = task.parent.layers.iter().cloned().chain([layer]).collect();
+        Output::Stack(Arc::new(Stack { layers }))
+    }
+
+    async fn run(&self, task: &Task) -> Result<Record, WorkError> {
+        match &self.shared.graph.step(task.index).op {
+            Op::Exec(op) => self.run_command(task, op).await,
+            _ => self.make_files(task).await,
+        }
+    }
+}
+
+/// A base image's layers.
+fn base_stack(image: &Arc<ResolvedImage>) -> Stack {
+    let layer =
+        |layer: &BaseLayer| StackLayer { diff_id: layer.diff_id, created_secs: None, base: Some((layer.clone(), image.clone())) };
+    Stack { layers: image.layers.iter().map(layer).collect() }
+}
+
+/// The file system that an input is.
+///
+/// The plan gives trees where trees are due: input 0 of commands and copies, both inputs of a merge.
+fn stack(input: &Output) -> &Arc<Stack> {
+    match input {
+        Output::Stack(stack) => stack,
+        Output::Context(_) | Output::Download(_) => unreachable!("the plan puts file systems below commands and copies"),
+    }
+}

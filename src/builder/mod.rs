@@ -1,6 +1,6 @@
 //! `BuildRequest` → `BuildResult`: the one place where the rooms are wired together.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,6 +13,15 @@ use crate::event::EventSink;
 use crate::graph::Network;
 use crate::reference::{ImageRef, Platform};
 use crate::store::Store;
+pub use crate::worker::{Secret, SecretSource};
+
+mod build;
+pub mod images;
+pub mod import;
+mod inputs;
+mod output;
+mod remote;
+mod report;
 
 /// Everything that decides a build. Time, environment and descriptors come in here and nowhere else.
 pub struct BuildRequest {
@@ -42,6 +51,8 @@ pub struct BuildRequest {
     pub annotations: Vec<String>,
     /// `--secret`.
     pub secrets: Vec<Secret>,
+    /// `--ssh`.
+    pub ssh: Vec<SshAgent>,
     /// `--allow`.
     pub allow: Vec<Entitlement>,
     /// `--network`.
@@ -56,6 +67,8 @@ pub struct BuildRequest {
     pub max_parallelism: usize,
     /// The time that new layers get.
     pub now: SystemTime,
+    /// Where an output called `-` goes.
+    pub stdout: Box<dyn Write + Send>,
     /// Values of the client's environment that a build may use: `SOURCE_DATE_EPOCH` and proxies.
     pub client_env: Vec<(String, String)>,
 }
@@ -104,22 +117,13 @@ pub enum NoCache {
     Stages(Vec<String>),
 }
 
-/// `--secret id=ID,src=FILE` or `env=NAME`.
+/// `--ssh ID=SOCKET`: an agent that steps may ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Secret {
-    /// Its name.
+pub struct SshAgent {
+    /// Its name; `default` for a mount without one.
     pub id: String,
-    /// Where its value is read, when a step asks.
-    pub source: SecretSource,
-}
-
-/// Where a secret's value is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SecretSource {
-    /// In a file.
-    File(PathBuf),
-    /// Taken from the client's environment already.
-    Value(Vec<u8>),
+    /// The agent's socket.
+    pub socket: PathBuf,
 }
 
 /// `--allow`.
@@ -189,6 +193,5 @@ pub async fn build(
     events: Arc<dyn EventSink>,
     cancel: watch::Receiver<bool>,
 ) -> Result<BuildResult, BuildError> {
-    let _ = (store, request, events, cancel);
-    todo!()
+    build::build(store, request, events, cancel).await
 }

@@ -1,0 +1,356 @@
+//! The flow of one build, from the client's files to the exported image.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Instant, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use super::inputs::{self, Inputs};
+use super::report;
+use super::{BuildError, BuildRequest, BuildResult, ContextSource, Entitlement, ErrorKind, NamedContextSource, NoCache};
+use crate::cache::{Cache, Reuse};
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::digest::Digest;
+use crate::dockerfile::{self, Dockerfile};
+use crate::event::{Event, EventSink, StepNumber};
+use crate::graph::{Graph, StepIndex};
+use crate::plan::{self, Base, Bases, ImageLocation, Lowered, NamedContext, Options, Wanted};
+use crate::reference::{ImageRef, Platform};
+use crate::registry::{Anonymous, Client, Proxies, RegistryConfig};
+use crate::sandbox;
+use crate::schedule::{Failure, Limits, Schedule, Summary};
+use crate::source::image::{AnsweredBy, PullPolicy, ResolvedImage};
+use crate::source::{self, oci_layout::LayoutAddress};
+use crate::store::Store;
+use crate::task;
+use crate::worker::{LocalWorker, Output, Shared};
+
+type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
+
+/// See [`super::build`].
+pub async fn build(
+    store: Store,
+    mut request: BuildRequest,
+    events: Arc<dyn EventSink>,
+    cancel: watch::Receiver<bool>,
+) -> Result<BuildResult, BuildError> {
+    let outputs = super::output::parse(&request)?;
+    let client = Arc::new(Client::new(registry_config(&request.client_env), Arc::new(Anonymous)));
+    let reporter = Reporter::new(events.clone());
+    let checkouts = super::remote::fetch(&store, &client, &mut request).await?;
+    let (mut request, inputs) = {
+        let store = store.clone();
+        task::blocking(move || inputs::open(&store, &mut request, checkouts).map(|inputs| (request, inputs))).await?
+    };
+    let (dockerfile, mut warnings) = dockerfile::parse(&inputs.dockerfile);
+    fail_on_errors(&mut warnings)?;
+    let options = options(&request, &inputs);
+    let mut build = Build { store, client, reporter, request: &mut request, images: Images::new(), cancel };
+    let bases = build.resolve_images(&dockerfile, &options).await?;
+    let (lowered, more) = plan::lower(&dockerfile, &options, &bases);
+    warnings.extend(more);
+    fail_on_errors(&mut warnings)?;
+    let lowered = lowered.ok_or_else(|| internal("the plan has neither a result nor an error"))?;
+    for warning in &warnings {
+        events.event(Event::Warning(Box::new(warning.clone())));
+    }
+    let ran = build.run(lowered, inputs).await?;
+    let exported = super::output::export(&build.store, ran.image, outputs, &build.reporter, build.request).await?;
+    Ok(BuildResult { ran_steps: ran.summary.ran_steps, cached_steps: ran.summary.cached_steps, warnings, ..exported })
+}
+
+/// What the phases of a build share.
+struct Build<'a> {
+    store: Store,
+    client: Arc<Client>,
+    reporter: Reporter,
+    request: &'a mut BuildRequest,
+    images: Images,
+    cancel: watch::Receiver<bool>,
+}
+
+/// What running gave.
+struct Ran {
+    image: super::output::BuiltImage,
+    summary: Summary,
+}
+
+impl Build<'_> {
+    /// Asks for images until the plan wants no more.
+    async fn resolve_images(&mut self, dockerfile: &Dockerfile, options: &Options) -> Result<Bases, BuildError> {
+        let mut bases = Bases::new();
+        loop {
+            let wanted = plan::wanted_images(dockerfile, options, &bases)
+                .map_err(|diagnostics| BuildError { kind: ErrorKind::Usage, diagnostics })?;
+            if wanted.is_empty() {
+                return Ok(bases);
+            }
+            let mut tasks = tokio::task::JoinSet::new();
+            for (number, wanted) in wanted.into_iter().enumerate() {
+                let step = self.reporter.announce(format!("[internal] load metadata for {}", describe(&wanted)));
+                let resolving = self.resolve(&wanted);
+                tasks.spawn(async move { (number, step, wanted, resolving.await) });
+            }
+            let mut cancel = self.cancel.clone();
+            let results = tokio::select! {
+                results = tasks.join_all() => results,
+                _ = cancel.wait_for(|stop| *stop) => return Err(BuildError { kind: ErrorKind::Interrupted, diagnostics: Vec::new() }),
+            };
+            let mut errors: Vec<(usize, BuildError)> = Vec::new();
+            for (number, step, wanted, result) in results {
+                match result {
+                    Ok(image) => {
+                        self.reporter.done(step, answered(&image, self.now_secs()));
+                        let base =
+                            Base { name: image.name.clone(), manifest: image.manifest.digest, config: image.config.clone() };
+                        let image_ref = match &wanted.key.image {
+                            ImageLocation::Reference(image_ref) => Some(image_ref.clone()),
+                            ImageLocation::Layout(_) => None,
+                        };
+                        self.images.insert(image.manifest.digest, (Arc::new(image), image_ref));
+                        bases.insert(wanted.key, base);
+                    }
+                    Err(error) => {
+                        self.reporter.failed(step, error.to_string());
+                        errors.push((number, report::wanted_error(&error, &wanted)));
+                    }
+                }
+            }
+            errors.sort_by_key(|(number, _)| *number);
+            if let Some((_, first)) = errors.first() {
+                let kind = first.kind;
+                let diagnostics = errors.into_iter().flat_map(|(_, error)| error.diagnostics).collect();
+                return Err(BuildError { kind, diagnostics });
+            }
+        }
+    }
+
+    fn resolve(&self, wanted: &Wanted) -> impl Future<Output = Result<ResolvedImage, source::SourceError>> + Send + 'static {
+        let (store, client, key, now_secs) = (self.store.clone(), self.client.clone(), wanted.key.clone(), self.now_secs());
+        let policy = if self.request.pull { PullPolicy::Always } else { PullPolicy::Missing };
+        async move {
+            match &key.image {
+                ImageLocation::Reference(image_ref) => {
+                    source::image::resolve(&store, &client, image_ref, &key.platform, policy, now_secs).await
+                }
+                ImageLocation::Layout(text) => {
+                    let text = text.strip_prefix("oci-layout://").unwrap_or(text);
+                    source::oci_layout::resolve(&store, &LayoutAddress::parse(text)?, &key.platform).await
+                }
+            }
+        }
+    }
+
+    /// Runs the plan and names the result's layers.
+    async fn run(&mut self, lowered: Lowered, inputs: Inputs) -> Result<Ran, BuildError> {
+        let Lowered { graph, target, draft, epoch, steps, .. } = lowered;
+        let graph = Arc::new(graph);
+        let numbers: HashMap<StepIndex, StepNumber> = steps
+            .iter()
+            .filter(|index| !graph.step(**index).origin.name.is_empty())
+            .map(|index| (*index, self.reporter.announce(graph.step(*index).origin.name.clone())))
+            .collect();
+        let cache = Cache::new(self.store.clone());
+        let contexts: Vec<_> = inputs.contexts.values().cloned().collect();
+        let (stop, stopped) = watch::channel(false);
+        let shared = Shared {
+            store: self.store.clone(),
+            cache: cache.clone(),
+            graph: graph.clone(),
+            images: std::mem::take(&mut self.images),
+            contexts: inputs.contexts,
+            client: self.client.clone(),
+            events: self.reporter.events.clone(),
+            numbers: numbers.clone(),
+            secrets: std::mem::take(&mut self.request.secrets),
+            default_network: match self.request.network {
+                crate::graph::Network::None => sandbox::Network::None,
+                _ => sandbox::Network::Host,
+            },
+            entitled: entitled(&self.request.allow),
+            now_secs: self.now_secs(),
+            cancel: stopped,
+        };
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let worker = Arc::new(LocalWorker::new(shared).map_err(|error| report::step_error(&error, &Default::default()))?);
+        let schedule = Schedule {
+            graph: graph.clone(),
+            worker,
+            cache,
+            store: self.store.clone(),
+            events: self.reporter.events.clone(),
+            numbers,
+            reuse: reuse(&graph, &self.request.no_cache),
+            limits: Limits { commands: self.request.max_parallelism, processors },
+            cancel: stop,
+        };
+        let ran = schedule.run(&[target], self.cancel.clone()).await;
+        for context in contexts {
+            // losing the index costs reading the files again next time, no more
+            let _ = context.save_index();
+        }
+        let (outputs, summary) = ran.map_err(|failure| match failure {
+            Failure::Step { index, error } => report::step_error(&error, &graph.step(index).origin),
+            Failure::Interrupted => BuildError { kind: ErrorKind::Interrupted, diagnostics: Vec::new() },
+        })?;
+        let stack = match outputs.into_iter().next() {
+            Some(Output::Stack(stack)) => stack,
+            _ => return Err(internal("the target is no file system")),
+        };
+        Ok(Ran { image: super::output::BuiltImage { draft, stack, epoch }, summary })
+    }
+
+    fn now_secs(&self) -> i64 {
+        seconds(self.request)
+    }
+}
+
+/// The build's time in whole seconds since 1970.
+pub fn seconds(request: &BuildRequest) -> i64 {
+    request.now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Numbers steps and times those that the builder runs itself.
+pub struct Reporter {
+    /// Told of everything.
+    pub events: Arc<dyn EventSink>,
+    next: std::sync::atomic::AtomicUsize,
+    started: std::sync::Mutex<HashMap<StepNumber, Instant>>,
+}
+
+impl Reporter {
+    fn new(events: Arc<dyn EventSink>) -> Reporter {
+        Reporter { events, next: std::sync::atomic::AtomicUsize::new(1), started: Default::default() }
+    }
+
+    /// Gives a step its number.
+    pub fn announce(&self, name: String) -> StepNumber {
+        let step = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.started.lock().expect("no holder of this lock panics").insert(step, Instant::now());
+        self.events.event(Event::Announced { step, name });
+        step
+    }
+
+    /// A step that the builder ran itself has ended.
+    pub fn done(&self, step: StepNumber, note: Option<String>) {
+        if let Some(text) = note {
+            self.events.event(Event::Note { step, text });
+        }
+        let started = self.started.lock().expect("no holder of this lock panics").remove(&step);
+        self.events.event(Event::Done { step, elapsed: started.map(|started| started.elapsed()).unwrap_or_default() });
+    }
+
+    /// A step that the builder ran itself has failed.
+    pub fn failed(&self, step: StepNumber, message: String) {
+        self.events.event(Event::Failed { step, message });
+    }
+}
+
+fn options(request: &BuildRequest, inputs: &Inputs) -> Options {
+    let host = Platform::host();
+    let _ = inputs;
+    let named_contexts: BTreeMap<String, NamedContext> = request
+        .named_contexts
+        .iter()
+        .map(|(name, source)| {
+            let context = match source {
+                NamedContextSource::Directory(_) | NamedContextSource::Remote(_) => NamedContext::Local,
+                NamedContextSource::Image(image_ref) => NamedContext::Image(image_ref.clone()),
+                NamedContextSource::Layout(text) => NamedContext::Layout(format!("oci-layout://{text}")),
+            };
+            (name.clone(), context)
+        })
+        .collect();
+    let mut build_args = request.build_args.clone();
+    if let Some(epoch) = request.client_env.iter().find(|(name, _)| name == "SOURCE_DATE_EPOCH")
+        && !build_args.iter().any(|(name, _)| name == "SOURCE_DATE_EPOCH")
+    {
+        build_args.push(epoch.clone());
+    }
+    Options {
+        build_args,
+        target: request.target.clone(),
+        target_platform: request.platform.clone().unwrap_or_else(|| host.clone()),
+        platform_requested: request.platform.is_some(),
+        build_platform: host,
+        labels: request.labels.clone(),
+        named_contexts,
+        network: request.network,
+        allow_host_network: request.allow.contains(&Entitlement::NetworkHost),
+        allow_insecure: request.allow.contains(&Entitlement::SecurityInsecure),
+        extra_hosts: request.extra_hosts.clone(),
+        shm_size_bytes: request.shm_size_bytes,
+        ulimits: request.ulimits.clone(),
+        has_main_context: !matches!(request.context, ContextSource::Stream(_)),
+        platform_in_names: false,
+    }
+}
+
+fn entitled(allow: &[Entitlement]) -> Option<sandbox::Entitled> {
+    let names: Vec<&str> =
+        allow.iter().filter(|allowed| **allowed == Entitlement::SecurityInsecure).map(|_| sandbox::Entitled::NAME).collect();
+    sandbox::Entitled::among(&names)
+}
+
+fn reuse(graph: &Graph, no_cache: &NoCache) -> HashMap<StepIndex, Reuse> {
+    let refused = |index: &StepIndex| match no_cache {
+        NoCache::Never => false,
+        NoCache::All => true,
+        NoCache::Stages(stages) => stages.iter().any(|stage| stage.eq_ignore_ascii_case(&graph.step(*index).origin.stage)),
+    };
+    graph.indices().filter(refused).map(|index| (index, Reuse::Refused)).collect()
+}
+
+/// How the web is reached: through the client's proxies.
+fn registry_config(client_env: &[(String, String)]) -> RegistryConfig {
+    let get = |name: &str| {
+        let value = client_env.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
+        value.filter(|value| !value.is_empty())
+    };
+    let none = get("no_proxy").map(|hosts| hosts.split(',').map(|host| host.trim().to_owned()).collect()).unwrap_or_default();
+    RegistryConfig { proxies: Proxies { http: get("http_proxy"), https: get("https_proxy"), none }, ..RegistryConfig::default() }
+}
+
+fn describe(wanted: &Wanted) -> String {
+    match &wanted.key.image {
+        ImageLocation::Reference(image_ref) => image_ref.canonical(),
+        ImageLocation::Layout(text) => text.clone(),
+    }
+}
+
+/// Where an image came from, in words.
+fn answered(image: &ResolvedImage, now_secs: i64) -> Option<String> {
+    match &image.answered_by {
+        AnsweredBy::Store { set_secs: Some(set_secs) } => {
+            Some(format!("using {} from the store, there since {}", image.name, age(now_secs - set_secs)))
+        }
+        AnsweredBy::Store { set_secs: None } => Some(format!("using {} from the store", image.name)),
+        AnsweredBy::Registry(host) => Some(format!("using {} from {host}", image.name)),
+        AnsweredBy::Layout(path) => Some(format!("using {} from {}", image.name, path.display())),
+    }
+}
+
+fn age(seconds: i64) -> String {
+    match seconds {
+        ..120 => "just now".to_owned(),
+        120..7200 => format!("{} minutes ago", seconds / 60),
+        7200..172_800 => format!("{} hours ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+fn fail_on_errors(diagnostics: &mut Vec<Diagnostic>) -> Result<(), BuildError> {
+    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        let mut diagnostics = std::mem::take(diagnostics);
+        diagnostics.sort_by_key(|diagnostic| diagnostic.place.as_ref().map(|(_, span)| span.start));
+        diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
+        let policy = diagnostics.iter().all(|diagnostic| diagnostic.code == "entitlement");
+        return Err(BuildError { kind: if policy { ErrorKind::Policy } else { ErrorKind::Usage }, diagnostics });
+    }
+    Ok(())
+}
+
+fn internal(text: &str) -> BuildError {
+    BuildError { kind: ErrorKind::Internal, diagnostics: vec![Diagnostic::error_without_place("internal", text)] }
+}

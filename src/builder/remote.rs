@@ -1,0 +1,71 @@
+//! Contexts that are not on this machine: git trees and downloads, fetched before anything is read.
+
+use std::collections::HashMap;
+use std::fs::File;
+
+use super::{BuildError, BuildRequest, ContextSource, ErrorKind, NamedContextSource, report};
+use crate::diagnostic::Diagnostic;
+use crate::plan::{SourceKind, classify};
+use crate::registry::Client;
+use crate::source::git::{self, Checkout, GitAccess};
+use crate::source::http;
+use crate::store::Store;
+
+/// Git trees that contexts are, by context name (`context` is the main one).
+pub type Checkouts = HashMap<String, Checkout>;
+
+/// Fetches what the request names by URL. A downloaded main context becomes a stream: an archive or a Dockerfile.
+pub async fn fetch(store: &Store, client: &Client, request: &mut BuildRequest) -> Result<Checkouts, BuildError> {
+    let mut checkouts = Checkouts::new();
+    let mut streamed = None;
+    if let ContextSource::Remote(text) = &request.context {
+        match fetch_one(store, client, text).await? {
+            Fetched::Checkout(checkout) => {
+                checkouts.insert("context".to_owned(), checkout);
+            }
+            Fetched::File(file) => streamed = Some(file),
+        }
+    }
+    if let Some(file) = streamed {
+        request.context = ContextSource::Stream(Box::new(file));
+    }
+    for (name, source) in &request.named_contexts {
+        if let NamedContextSource::Remote(text) = source {
+            match fetch_one(store, client, text).await? {
+                Fetched::Checkout(checkout) => {
+                    checkouts.insert(name.clone(), checkout);
+                }
+                Fetched::File(_) => return Err(bad(text, "a named context from a URL must be a git repository")),
+            }
+        }
+    }
+    Ok(checkouts)
+}
+
+enum Fetched {
+    Checkout(Checkout),
+    File(File),
+}
+
+async fn fetch_one(store: &Store, client: &Client, text: &str) -> Result<Fetched, BuildError> {
+    let failed = |error: crate::source::SourceError| report::source_error(&error);
+    match classify(text).map_err(|reason| bad(text, &reason))? {
+        SourceKind::Git(reference) => {
+            let (op, access) = (reference.into_op(), GitAccess::default());
+            let commit = git::resolve(&op, &access).await.map_err(failed)?;
+            Ok(Fetched::Checkout(git::checkout(store, &op, &commit, &access).await.map_err(failed)?))
+        }
+        SourceKind::Url { .. } => {
+            let file = http::fetch(store, client, text, None, None).await.map_err(failed)?;
+            let path = store.blob_path(&file.digest);
+            let opened = File::open(&path).map_err(|source| crate::store::StoreError::Io { action: "open", path, source });
+            opened.map(Fetched::File).map_err(|error| report::store_error(&error))
+        }
+        SourceKind::Path => Err(bad(text, "it is neither a directory nor a URL that can be fetched")),
+    }
+}
+
+fn bad(text: &str, reason: &str) -> BuildError {
+    let diagnostic = Diagnostic::error_without_place("bad-context", format!("context `{text}` cannot be used: {reason}"));
+    BuildError { kind: ErrorKind::Usage, diagnostics: vec![diagnostic] }
+}

@@ -1,0 +1,152 @@
+//! Which blobs an image's layers become for an output.
+
+use std::num::NonZero;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::annotation::{self, Annotation, Place};
+use super::output::{FileTimes, LayerOptions, Scope};
+use super::{Built, BuiltLayer, ExportError, LayerOrigin};
+use crate::image::{AssembledLayer, Descriptor, Image, ImageDraft, assemble, media_type};
+use crate::layer::{self, Compression, LayerError};
+use crate::store::Store;
+
+/// The image as the store keeps it: layers of the build are uncompressed and named by their diff_id, without a blob.
+pub(super) fn uncompressed(built: &Built, store: &Store, annotations: &[Annotation]) -> Result<Image, ExportError> {
+    let layers = built.layers.iter().map(|layer| match &layer.origin {
+        LayerOrigin::Base(descriptor) => Ok(assembled(layer, with_oci_type(descriptor))),
+        LayerOrigin::Own { .. } => {
+            let stored = store.layer(&layer.diff_id)?.ok_or(ExportError::NoLayer(layer.diff_id))?;
+            Ok(assembled(layer, Descriptor::new(media_type::LAYER, layer.diff_id.0, stored.record.tar_bytes)))
+        }
+    });
+    let layers = layers.collect::<Result<Vec<_>, ExportError>>()?;
+    Ok(assemble(&annotated(&built.draft, annotations), &layers, built.epoch))
+}
+
+/// The image with every layer as a blob of the store. Layers are compressed side by side, as many as there are cores.
+pub(super) fn compressed(
+    built: &Built,
+    store: &Store,
+    options: &LayerOptions,
+    annotations: &[Annotation],
+) -> Result<Image, ExportError> {
+    let layers = in_parallel(&built.layers, |layer| blob(layer, store, options, built.epoch))?;
+    let image = assemble(&annotated(&built.draft, annotations), &layers, built.epoch);
+    store.write_blob(&image.config)?;
+    store.write_blob(&image.manifest)?;
+    Ok(image)
+}
+
+fn blob(layer: &BuiltLayer, store: &Store, options: &LayerOptions, epoch: Option<i64>) -> Result<AssembledLayer, ExportError> {
+    let compression = options.compression;
+    let packed = |epoch| {
+        layer::compressed(store, &layer.diff_id, compression, epoch).map(|variant| {
+            let descriptor = Descriptor::new(layer_type(compression), variant.digest, variant.size_bytes);
+            AssembledLayer { diff_id: variant.diff_id, ..assembled(layer, descriptor) }
+        })
+    };
+    let result = match &layer.origin {
+        LayerOrigin::Own { .. } => packed(epoch.filter(|_| options.times == FileTimes::LimitToEpoch)),
+        LayerOrigin::Base(descriptor) => {
+            let base = assembled(layer, with_oci_type(descriptor));
+            let there = store.blob_size(&descriptor.digest)? == Some(descriptor.size_bytes);
+            let wanted = options.scope == Scope::All && base.descriptor.media_type != layer_type(compression);
+            match (there, wanted) {
+                (true, false) => Ok(base),
+                // a tree unpacked from another builder's tar need not give the same tar again; then only the blob has its name
+                (true, true) => match packed(None) {
+                    Err(LayerError::WrongContent { .. } | LayerError::Missing { .. }) => Ok(base),
+                    result => result,
+                },
+                (false, _) => packed(None),
+            }
+        }
+    };
+    result.map_err(|error| match error {
+        LayerError::Missing { diff_id } => ExportError::NoLayer(diff_id),
+        error => error.into(),
+    })
+}
+
+fn assembled(layer: &BuiltLayer, descriptor: Descriptor) -> AssembledLayer {
+    let created_secs = match layer.origin {
+        LayerOrigin::Base(_) => None,
+        LayerOrigin::Own { created_secs } => Some(created_secs),
+    };
+    AssembledLayer { diff_id: layer.diff_id, descriptor, created_secs }
+}
+
+fn annotated(draft: &ImageDraft, annotations: &[Annotation]) -> ImageDraft {
+    let mut draft = draft.clone();
+    draft.annotations.extend(annotation::select(annotations, Place::Manifest, &draft.config.platform()));
+    draft
+}
+
+fn layer_type(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => media_type::LAYER,
+        Compression::Gzip => media_type::LAYER_GZIP,
+        Compression::Zstd => media_type::LAYER_ZSTD,
+    }
+}
+
+/// A base's layer under OCI's name for its type: one manifest does not mix both families.
+fn with_oci_type(descriptor: &Descriptor) -> Descriptor {
+    let media_type = match descriptor.media_type.as_str() {
+        "application/vnd.docker.image.rootfs.diff.tar" => media_type::LAYER,
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => media_type::LAYER_GZIP,
+        "application/vnd.docker.image.rootfs.diff.tar.zstd" => media_type::LAYER_ZSTD,
+        other => other,
+    };
+    Descriptor { media_type: media_type.to_owned(), platform: None, ..descriptor.clone() }
+}
+
+/// `work` on every item, on as many threads as there are cores; results in order, or the first error in order.
+fn in_parallel<T: Sync, R: Send, E: Send>(items: &[T], work: impl Fn(&T) -> Result<R, E> + Sync) -> Result<Vec<R>, E> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(items.len());
+    if threads <= 1 {
+        return items.iter().map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::with_capacity(items.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((index, item)) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    items.get(index).map(|item| (index, item))
+                } {
+                    let result = work(item);
+                    if result.is_err() {
+                        // nobody needs the rest
+                        next.store(items.len(), Ordering::Relaxed);
+                    }
+                    results.lock().expect("no thread panics while it holds the lock").push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().expect("a panic of a thread went on at the end of the scope");
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parallel_results_keep_their_order() {
+        let items: Vec<usize> = (0..100).collect();
+        assert_eq!(in_parallel(&items, |item| Ok::<_, ()>(item * 2)), Ok((0..100).map(|item| item * 2).collect()));
+        assert_eq!(in_parallel(&items, |item| if *item == 7 { Err(*item) } else { Ok(()) }), Err(7));
+        assert_eq!(in_parallel(&[] as &[usize], |item| Ok::<_, ()>(*item)), Ok(vec![]));
+    }
+
+    #[test]
+    fn docker_s_types_become_oci_s() {
+        let descriptor = Descriptor::new("application/vnd.docker.image.rootfs.diff.tar.gzip", crate::digest::Digest::of(b""), 0);
+        assert_eq!(with_oci_type(&descriptor).media_type, media_type::LAYER_GZIP);
+    }
+}

@@ -1,0 +1,213 @@
+//! The files of an OCI layout, as a directory or as one tar; with `manifest.json` the tar is one for `docker load` too.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::ExportError;
+use super::annotation::{self, Annotation, Place};
+use super::sink::{Draft, Out, Stop};
+use crate::digest::Digest;
+use crate::image::{Descriptor, Image, Index, document};
+use crate::layer::header::{BLOCK, TarEntry, TarKind, padding, write_header};
+use crate::reference::ImageRef;
+use crate::snapshot::FileKind;
+use crate::store::{Store, StoreError};
+
+/// Which readers the layout is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flavour {
+    /// The layout alone.
+    Oci,
+    /// With `manifest.json`, which `docker load` of any age reads.
+    Docker,
+}
+
+/// A layout's files by their path in it, sorted.
+pub(super) struct Files {
+    blobs: BTreeMap<String, Blob>,
+    /// The entries of `index.json`.
+    entries: Vec<Descriptor>,
+    /// `manifest.json`.
+    docker: Option<Vec<u8>>,
+}
+
+struct Blob {
+    path: PathBuf,
+    size_bytes: u64,
+    digest: Digest,
+}
+
+/// Name that containerd gives an image by (containerd, `core/images/annotations.go`).
+const IMAGE_NAME: &str = "io.containerd.image.name";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const CREATED: &str = "org.opencontainers.image.created";
+const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// The files of `image`, all of whose blobs are in the store.
+pub(super) fn files(store: &Store, image: &Image, names: &[ImageRef], annotations: &[Annotation], flavour: Flavour) -> Files {
+    let mut blobs = BTreeMap::new();
+    let mut add = |digest: Digest, size_bytes: u64| {
+        let path = store.blob_path(&digest);
+        blobs.insert(blob_name(&digest), Blob { path, size_bytes, digest });
+    };
+    add(image.config_digest, image.config.len() as u64);
+    add(image.descriptor.digest, image.descriptor.size_bytes);
+    image.layers.iter().for_each(|layer| add(layer.descriptor.digest, layer.descriptor.size_bytes));
+    let docker = (flavour == Flavour::Docker).then(|| docker_manifest(image, names));
+    Files { blobs, entries: index_entries(image, names, annotations), docker }
+}
+
+/// Writes the layout as one tar: entries sorted, times and owners 0.
+pub(super) fn write_archive(files: &Files, out: &mut Out<'_>) -> Result<(), Stop> {
+    for name in ["blobs/", "blobs/sha256/"] {
+        put_header(out, name, FileKind::Directory, 0o755, 0)?;
+    }
+    for (name, blob) in &files.blobs {
+        put_header(out, name, FileKind::File, 0o444, blob.size_bytes)?;
+        copy_blob(blob, out)?;
+        out.write_all(padding(blob.size_bytes)).map_err(Stop::Destination)?;
+    }
+    put_file(out, "index.json", &Index::new(files.entries.clone()).to_bytes())?;
+    if let Some(manifest) = &files.docker {
+        put_file(out, "manifest.json", manifest)?;
+    }
+    put_file(out, "oci-layout", LAYOUT)?;
+    out.write_all(&[0; 2 * BLOCK]).map_err(Stop::Destination)
+}
+
+/// Writes the layout into a directory. One that is a layout already keeps its other images: the index is replaced last.
+pub(super) fn write_directory(files: &Files, directory: &Path) -> Result<(), ExportError> {
+    let kept = other_entries(directory, &files.entries)?;
+    for (name, blob) in &files.blobs {
+        let place = directory.join(name);
+        // a blob that is there may be a damaged one, so it counts by its digest alone
+        if file_digest(&place).is_ok_and(|digest| digest == blob.digest) {
+            continue;
+        }
+        let mut draft = Draft::create(&place)?;
+        let mut source = open_blob(blob)?;
+        // between two files the kernel copies, or shares the extents where the file system can
+        io::copy(&mut source, &mut draft.file).map_err(ExportError::io("write", &place))?;
+        draft.publish(&place)?;
+    }
+    let entries = kept.into_iter().chain(files.entries.iter().cloned()).collect();
+    for (name, bytes) in [("oci-layout", LAYOUT.to_vec()), ("index.json", Index::new(entries).to_bytes())] {
+        let place = directory.join(name);
+        let mut draft = Draft::create(&place)?;
+        draft.file.write_all(&bytes).map_err(ExportError::io("write", &place))?;
+        draft.publish(&place)?;
+    }
+    Ok(())
+}
+
+/// Entries of an index that is there, without those of the same names and without nameless ones.
+fn other_entries(directory: &Path, new: &[Descriptor]) -> Result<Vec<Descriptor>, ExportError> {
+    let path = directory.join("index.json");
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(ExportError::io("read", &path)(error)),
+    };
+    let index: Index = serde_json::from_slice(&bytes).map_err(|error| ExportError::io("read", &path)(error.into()))?;
+    let name = |entry: &Descriptor| entry.annotations.get(IMAGE_NAME).or(entry.annotations.get(REF_NAME)).cloned();
+    let replaced: Vec<Option<String>> = new.iter().map(name).collect();
+    let is_other = |entry: &Descriptor| name(entry).is_some_and(|name| !replaced.contains(&Some(name)));
+    Ok(index.manifests.into_iter().filter(is_other).collect())
+}
+
+/// One entry per name, one without a name if there is none.
+fn index_entries(image: &Image, names: &[ImageRef], annotations: &[Annotation]) -> Vec<Descriptor> {
+    let mut plain = image.descriptor.clone();
+    if let Some(created) = &image.created {
+        // BuildKit writes the time of the export, which no second run could repeat
+        plain.annotations.insert(CREATED.to_owned(), created.clone());
+    }
+    if let Some(platform) = &plain.platform {
+        plain.annotations.extend(annotation::select(annotations, Place::ManifestDescriptor, platform));
+    }
+    if names.is_empty() {
+        return vec![plain];
+    }
+    let named = |name: &ImageRef| {
+        let mut entry = plain.clone();
+        entry.annotations.insert(IMAGE_NAME.to_owned(), name.canonical());
+        entry.annotations.extend(name.tag.clone().map(|tag| (REF_NAME.to_owned(), tag)));
+        entry
+    };
+    names.iter().map(named).collect()
+}
+
+fn docker_manifest(image: &Image, names: &[ImageRef]) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Item {
+        config: String,
+        repo_tags: Option<Vec<String>>,
+        layers: Vec<String>,
+    }
+    document::compact(&[Item {
+        config: blob_name(&image.config_digest),
+        repo_tags: Some(names.iter().map(ImageRef::familiar).collect()).filter(|tags: &Vec<_>| !tags.is_empty()),
+        layers: image.layers.iter().map(|layer| blob_name(&layer.descriptor.digest)).collect(),
+    }])
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn open_blob(blob: &Blob) -> Result<File, ExportError> {
+    match File::open(&blob.path) {
+        Ok(file) => Ok(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing { digest: blob.digest }.into()),
+        Err(error) => Err(ExportError::io("open", &blob.path)(error)),
+    }
+}
+
+fn copy_blob(blob: &Blob, out: &mut Out<'_>) -> Result<(), Stop> {
+    let mut source = open_blob(blob)?;
+    let mut left = blob.size_bytes;
+    let mut buffer = vec![0; left.min(1 << 20) as usize];
+    while left > 0 {
+        let want = left.min(buffer.len() as u64) as usize;
+        let read = io::Read::read(&mut source, &mut buffer[..want]).map_err(ExportError::io("read", &blob.path))?;
+        if read == 0 {
+            return Err(ExportError::io("read", &blob.path)(io::ErrorKind::UnexpectedEof.into()).into());
+        }
+        out.write_all(&buffer[..read]).map_err(Stop::Destination)?;
+        left -= read as u64;
+    }
+    Ok(())
+}
+
+fn file_digest(path: &Path) -> io::Result<Digest> {
+    let mut reader = crate::digest::HashingReader::new(File::open(path)?);
+    io::copy(&mut reader, &mut io::sink())?;
+    Ok(reader.finish().1)
+}
+
+fn put_file(out: &mut Out<'_>, name: &str, bytes: &[u8]) -> Result<(), Stop> {
+    put_header(out, name, FileKind::File, 0o644, bytes.len() as u64)?;
+    out.write_all(bytes).map_err(Stop::Destination)?;
+    out.write_all(padding(bytes.len() as u64)).map_err(Stop::Destination)
+}
+
+fn put_header(out: &mut Out<'_>, name: &str, kind: FileKind, mode: u32, size_bytes: u64) -> Result<(), Stop> {
+    let entry = TarEntry {
+        name: name.as_bytes().to_vec(),
+        kind: TarKind::Plain(kind),
+        mode,
+        uid: 0,
+        gid: 0,
+        size_bytes,
+        mtime_secs: 0,
+        capability: None,
+    };
+    let mut header = Vec::with_capacity(BLOCK);
+    write_header(&entry, &mut header);
+    out.write_all(&header).map_err(Stop::Destination)
+}

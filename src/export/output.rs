@@ -1,0 +1,515 @@
+//! `-o`: what is written where, from buildx's text.
+//!
+//! Source of the forms: docker/buildx, `docs/reference/buildx_build.md`, "--output"; of the keys: moby/buildkit, `README.md`,
+//! "Output".
+
+use std::path::PathBuf;
+
+use super::annotation::{Annotation, AnnotationError};
+use crate::diagnostic::nearest;
+use crate::layer::Compression;
+use crate::reference::{BadReference, ImageRef};
+
+/// Why a text is no output.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OutputError {
+    /// Quotes that do not match, an empty field, a field without `=`.
+    #[error("`{0}` is not `key=value`")]
+    Syntax(String),
+    /// No `type=`.
+    #[error("an output needs `type=`: one of {}", TYPES.join(", "))]
+    NoType,
+    /// No such type.
+    #[error("unknown output type `{word}`{}", hint(*.nearest))]
+    UnknownType {
+        /// As written.
+        word: String,
+        /// What may have been meant.
+        nearest: Option<&'static str>,
+    },
+    /// No such key for this type.
+    #[error("unknown key `{key}` for `type={kind}`{}", hint(*.nearest))]
+    UnknownKey {
+        /// As written.
+        key: String,
+        /// The type.
+        kind: &'static str,
+        /// What may have been meant.
+        nearest: Option<&'static str>,
+    },
+    /// A value that the key cannot have.
+    #[error("`{key}={value}` is not valid: {expected} is expected")]
+    BadValue {
+        /// The key.
+        key: String,
+        /// As written.
+        value: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// A name of an image that is none.
+    #[error("`name={name}` is not valid: {reason}")]
+    BadName {
+        /// As written.
+        name: String,
+        /// Why.
+        reason: BadReference,
+    },
+    /// An annotation that cannot be.
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
+    /// The type cannot do without a destination, or with this one.
+    #[error("`type={kind}` needs {form}")]
+    Destination {
+        /// The type.
+        kind: &'static str,
+        /// What it should look like.
+        form: &'static str,
+    },
+    /// Valid for BuildKit, not available here.
+    #[error("{what} is not available in this version; {instead}")]
+    Unavailable {
+        /// What was asked for.
+        what: &'static str,
+        /// What to do.
+        instead: &'static str,
+    },
+}
+
+fn hint(nearest: Option<&str>) -> String {
+    nearest.map(|word| format!("; did you mean `{word}`?")).unwrap_or_default()
+}
+
+/// One thing to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// What.
+    pub kind: OutputKind,
+    /// Names that replace those of `-t`.
+    pub names: Vec<ImageRef>,
+    /// How layers are compressed.
+    pub layers: LayerOptions,
+    /// Times later than this (seconds since 1970) become it; replaces the build's `SOURCE_DATE_EPOCH`.
+    pub epoch: Option<i64>,
+    /// Words for manifest and descriptors.
+    pub annotations: Vec<Annotation>,
+}
+
+/// What is written, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputKind {
+    /// The image, into the store.
+    Image,
+    /// An OCI layout as one tar.
+    OciArchive(Destination),
+    /// An OCI layout as a directory.
+    OciDirectory(PathBuf),
+    /// A tar for `docker load` that is an OCI layout too.
+    DockerArchive(Destination),
+    /// The files of the image into a directory.
+    Files(PathBuf),
+    /// The files of the image as one tar.
+    FilesArchive(Destination),
+    /// Nothing.
+    Nothing,
+}
+
+/// Where one stream of bytes goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// `-`.
+    Stdout,
+    /// A file, replaced when complete.
+    File(PathBuf),
+}
+
+/// How an output's layers are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerOptions {
+    /// For layers of this build.
+    pub compression: Compression,
+    /// Which layers are compressed anew.
+    pub scope: Scope,
+    /// Whether file times are limited to the epoch.
+    pub times: FileTimes,
+}
+
+/// `force-compression=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Layers of the base stay as they came.
+    Own,
+    /// All layers.
+    All,
+}
+
+/// `rewrite-timestamp=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileTimes {
+    /// As they are.
+    Keep,
+    /// Those of this build's layers that are later than the epoch become the epoch.
+    LimitToEpoch,
+}
+
+const TYPES: [&str; 7] = ["image", "registry", "oci", "docker", "local", "tar", "cacheonly"];
+const IMAGE_KEYS: [&str; 21] = [
+    "name",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "oci-mediatypes",
+    "oci-artifact",
+    "rewrite-timestamp",
+    "source-date-epoch",
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "unpack",
+    "store",
+    "dangling-name-prefix",
+    "danging-name-empty-only",
+    "name-canonical",
+    "attestation-inline",
+    "attestation-prefix",
+    "prefer-nondist-layers",
+    "buildinfo",
+    "dest",
+];
+const FILE_KEYS: [&str; 6] = ["dest", "source-date-epoch", "platform-split", "attestation-prefix", "mode", "type"];
+
+impl Output {
+    /// The image in the store alone: what a build without `-o` does.
+    pub fn store() -> Output {
+        Output {
+            kind: OutputKind::Image,
+            names: Vec::new(),
+            layers: LayerOptions { compression: Compression::Gzip, scope: Scope::Own, times: FileTimes::Keep },
+            epoch: None,
+            annotations: Vec::new(),
+        }
+    }
+
+    /// What writing it is called in progress output.
+    pub fn describe(&self) -> &'static str {
+        match self.kind {
+            OutputKind::Image => "exporting to the store",
+            OutputKind::OciArchive(_) | OutputKind::OciDirectory(_) => "exporting to oci image format",
+            OutputKind::DockerArchive(_) => "exporting to docker image format",
+            OutputKind::Files(_) => "copying files",
+            OutputKind::FilesArchive(_) => "sending tarball",
+            OutputKind::Nothing => "exporting nothing",
+        }
+    }
+
+    /// Reads `type=TYPE,key=value,…` (fields may be quoted as in CSV), `DIR` for `type=local`, `-` for a tar to stdout.
+    ///
+    /// # Errors
+    /// Any word that is not understood; nothing is ignored silently but what has no meaning here (`unpack`, `store`).
+    pub fn parse(text: &str) -> Result<Output, OutputError> {
+        let fields = split(text)?;
+        if let [field] = fields.as_slice()
+            && !field.contains('=')
+        {
+            let kind = match field.as_str() {
+                "-" => OutputKind::FilesArchive(Destination::Stdout),
+                "" => return Err(OutputError::NoType),
+                directory => OutputKind::Files(directory.into()),
+            };
+            return Ok(Output { kind, ..Output::store() });
+        }
+        let mut pairs = Vec::new();
+        for field in fields {
+            let (key, value) = field.split_once('=').ok_or_else(|| OutputError::Syntax(field.clone()))?;
+            pairs.push((key.trim().to_lowercase(), value.to_owned()));
+        }
+        let word = pairs.iter().rev().find(|(key, _)| key == "type").map(|(_, value)| value.as_str());
+        let word = word.ok_or(OutputError::NoType)?;
+        let kind = TYPES.into_iter().find(|kind| *kind == word);
+        let Some(kind) = kind else {
+            return Err(OutputError::UnknownType { word: word.to_owned(), nearest: nearest(word, TYPES) });
+        };
+        Reader::new(kind).read(pairs)
+    }
+}
+
+/// Collects the values of one output.
+struct Reader {
+    kind: &'static str,
+    output: Output,
+    dest: Option<String>,
+    directory: bool,
+}
+
+impl Reader {
+    fn new(kind: &'static str) -> Reader {
+        Reader { kind, output: Output::store(), dest: None, directory: false }
+    }
+
+    fn read(mut self, pairs: Vec<(String, String)>) -> Result<Output, OutputError> {
+        for (key, value) in pairs {
+            if key != "type" {
+                self.pair(key, value)?;
+            }
+        }
+        self.finish()
+    }
+
+    fn pair(&mut self, key: String, value: String) -> Result<(), OutputError> {
+        self.check_key(&key)?;
+        let output = &mut self.output;
+        match key.as_str() {
+            "dest" => self.dest = Some(value),
+            "tar" => self.directory = !boolean(&key, &value)?,
+            "name" => {
+                for name in value.split(',').filter(|name| !name.is_empty()) {
+                    let parsed = name.parse().map_err(|reason| OutputError::BadName { name: name.to_owned(), reason })?;
+                    output.names.push(parsed);
+                }
+            }
+            "compression" => {
+                output.layers.compression = match value.as_str() {
+                    "uncompressed" => Compression::None,
+                    "gzip" => Compression::Gzip,
+                    "zstd" => Compression::Zstd,
+                    "estargz" | "nydus" => {
+                        let what = "a lazily pulled compression";
+                        return Err(OutputError::Unavailable { what, instead: "`gzip` and `zstd` are" });
+                    }
+                    _ => return Err(bad(key, value, "`uncompressed`, `gzip` or `zstd`")),
+                }
+            }
+            "compression-level" => {
+                let what = "choosing a compression level";
+                return Err(OutputError::Unavailable { what, instead: "leave `compression-level` out" });
+            }
+            "force-compression" => output.layers.scope = if boolean(&key, &value)? { Scope::All } else { Scope::Own },
+            "rewrite-timestamp" => {
+                let limit = boolean(&key, &value)?;
+                output.layers.times = if limit { FileTimes::LimitToEpoch } else { FileTimes::Keep };
+            }
+            "source-date-epoch" => {
+                let epoch = value.parse().map_err(|_| bad(key, value, "a number of seconds since 1970"))?;
+                output.epoch = Some(epoch);
+            }
+            "push" | "push-by-digest" => {
+                return if boolean(&key, &value)? { Err(pushing()) } else { Ok(()) };
+            }
+            "oci-mediatypes" => {
+                let what = "writing Docker's media types";
+                let refused = OutputError::Unavailable { what, instead: "every current reader takes OCI's" };
+                return if boolean(&key, &value)? { Ok(()) } else { Err(refused) };
+            }
+            "mode" => {
+                let what = "deleting what a build did not produce";
+                let refused = OutputError::Unavailable { what, instead: "write into an empty directory" };
+                return if value == "copy" { Ok(()) } else { Err(refused) };
+            }
+            _ if key.starts_with("annotation") => {
+                output.annotations.push(Annotation::parse_key(&key, &value)?);
+            }
+            // decided otherwise here, or about things that this image does not have: attestations, several platforms
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check_key(&self, key: &str) -> Result<(), OutputError> {
+        let known: &[&str] = match self.kind {
+            "image" | "registry" | "oci" | "docker" => &IMAGE_KEYS,
+            "local" | "tar" => &FILE_KEYS,
+            _ => &[],
+        };
+        let archive = matches!(self.kind, "oci" | "docker") && matches!(key, "tar" | "context");
+        let annotation =
+            known.contains(&"name") && key.strip_prefix("annotation").is_some_and(|rest| rest.starts_with(['.', '-', '[']));
+        if known.contains(&key) || archive || annotation {
+            return Ok(());
+        }
+        let candidates = known.iter().copied().chain(matches!(self.kind, "oci" | "docker").then_some("tar"));
+        Err(OutputError::UnknownKey { key: key.to_owned(), kind: self.kind, nearest: nearest(key, candidates) })
+    }
+
+    fn finish(self) -> Result<Output, OutputError> {
+        let destination = self.destination()?;
+        let stdout = destination == Some(Destination::Stdout);
+        let kind = match (self.kind, destination) {
+            ("image", _) => OutputKind::Image,
+            ("registry", _) => return Err(pushing()),
+            ("cacheonly", _) => OutputKind::Nothing,
+            ("local", Some(Destination::File(path))) => OutputKind::Files(path),
+            ("local", _) => return Err(OutputError::Destination { kind: "local", form: "`dest=DIRECTORY`" }),
+            ("tar", destination) => OutputKind::FilesArchive(destination.unwrap_or(Destination::Stdout)),
+            ("oci", Some(Destination::File(path))) if self.directory => OutputKind::OciDirectory(path),
+            (kind, _) if self.directory && (stdout || kind == "oci") => {
+                return Err(OutputError::Destination { kind, form: "`dest=DIRECTORY` with `tar=false`" });
+            }
+            ("docker", _) if self.directory => {
+                let what = "a docker archive as a directory";
+                return Err(OutputError::Unavailable { what, instead: "`type=oci,tar=false` writes an OCI layout" });
+            }
+            ("oci", destination) => OutputKind::OciArchive(destination.unwrap_or(Destination::Stdout)),
+            ("docker", Some(destination)) => OutputKind::DockerArchive(destination),
+            (kind, _) => {
+                return Err(OutputError::Destination { kind, form: "`dest=FILE`, or `dest=-` piped into `docker load`" });
+            }
+        };
+        Ok(Output { kind, ..self.output })
+    }
+
+    fn destination(&self) -> Result<Option<Destination>, OutputError> {
+        match self.dest.as_deref() {
+            None => Ok(None),
+            Some("") => Err(bad("dest".to_owned(), String::new(), "a path")),
+            Some("-") => Ok(Some(Destination::Stdout)),
+            Some(path) => Ok(Some(Destination::File(path.into()))),
+        }
+    }
+}
+
+fn pushing() -> OutputError {
+    OutputError::Unavailable {
+        what: "pushing to a registry",
+        instead: "write `type=oci,dest=FILE` and copy it with `skopeo copy oci-archive:FILE docker://NAME`",
+    }
+}
+
+fn bad(key: String, value: String, expected: &'static str) -> OutputError {
+    OutputError::BadValue { key, value, expected }
+}
+
+/// Go's `strconv.ParseBool`, which buildx reads these with.
+fn boolean(key: &str, value: &str) -> Result<bool, OutputError> {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(bad(key.to_owned(), value.to_owned(), "`true` or `false`")),
+    }
+}
+
+/// Splits at commas; a field in double quotes may hold commas, and quotes doubled (RFC 4180).
+fn split(text: &str) -> Result<Vec<String>, OutputError> {
+    let mut fields = Vec::new();
+    let mut rest = text;
+    loop {
+        let field;
+        (field, rest) = match rest.strip_prefix('"') {
+            Some(quoted) => quoted_field(quoted).ok_or_else(|| OutputError::Syntax(text.to_owned()))?,
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                (rest[..end].to_owned(), &rest[end..])
+            }
+        };
+        fields.push(field);
+        match rest.strip_prefix(',') {
+            Some(next) => rest = next,
+            None if rest.is_empty() => return Ok(fields),
+            None => return Err(OutputError::Syntax(text.to_owned())),
+        }
+    }
+}
+
+/// The field up to its closing quote, and what follows it.
+fn quoted_field(text: &str) -> Option<(String, &str)> {
+    let mut field = String::new();
+    let mut rest = text;
+    loop {
+        let end = rest.find('"')?;
+        field.push_str(&rest[..end]);
+        rest = &rest[end + 1..];
+        match rest.strip_prefix('"') {
+            Some(more) => {
+                field.push('"');
+                rest = more;
+            }
+            None => return Some((field, rest)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, kind: OutputKind) -> Output {
+        let output = Output::parse(text).expect(text);
+        assert_eq!(output.kind, kind);
+        output
+    }
+
+    #[track_caller]
+    fn refused(text: &str, message: &str) {
+        assert_eq!(Output::parse(text).expect_err(text).to_string(), message);
+    }
+
+    fn file(path: &str) -> Destination {
+        Destination::File(path.into())
+    }
+
+    #[test]
+    fn short_forms() {
+        check("out", OutputKind::Files("out".into()));
+        check("-", OutputKind::FilesArchive(Destination::Stdout));
+    }
+
+    #[test]
+    fn types_and_destinations() {
+        check("type=local,dest=out", OutputKind::Files("out".into()));
+        check("type=tar,dest=-", OutputKind::FilesArchive(Destination::Stdout));
+        check("type=tar,dest=x.tar", OutputKind::FilesArchive(file("x.tar")));
+        check("type=oci", OutputKind::OciArchive(Destination::Stdout));
+        check("type=oci,dest=x.tar", OutputKind::OciArchive(file("x.tar")));
+        check("dest=d,type=oci,tar=false", OutputKind::OciDirectory("d".into()));
+        check("type=docker,dest=x.tar", OutputKind::DockerArchive(file("x.tar")));
+        check("type=image", OutputKind::Image);
+        check("type=image,unpack=true,store=true,push=false", OutputKind::Image);
+        check("type=cacheonly", OutputKind::Nothing);
+    }
+
+    #[test]
+    fn attributes() {
+        let output = check(
+            r#"type=oci,"name=a:1,b/c",compression=zstd,force-compression=true,rewrite-timestamp=1,source-date-epoch=7,annotation.k=v=w"#,
+            OutputKind::OciArchive(Destination::Stdout),
+        );
+        assert_eq!(output.names.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "b/c:latest"]);
+        let expected = LayerOptions { compression: Compression::Zstd, scope: Scope::All, times: FileTimes::LimitToEpoch };
+        assert_eq!((output.layers, output.epoch, output.annotations.len()), (expected, Some(7), 1));
+    }
+
+    #[test]
+    fn quotes() {
+        check(r#""type=local","dest=a,""b""""#, OutputKind::Files(r#"a,"b""#.into()));
+        refused(r#""type=local"#, r#"`"type=local` is not `key=value`"#);
+    }
+
+    #[test]
+    fn slips_are_named() {
+        refused("type=oic", "unknown output type `oic`; did you mean `oci`?");
+        refused("type=oci,dst=x", "unknown key `dst` for `type=oci`; did you mean `dest`?");
+        refused("type=local,dest=x,compression=gzip", "unknown key `compression` for `type=local`");
+        refused("dest=x", "an output needs `type=`: one of image, registry, oci, docker, local, tar, cacheonly");
+        refused("type=oci,x", "`x` is not `key=value`");
+        refused("type=oci,tar=yes", "`tar=yes` is not valid: `true` or `false` is expected");
+        refused(
+            "type=oci,name=A",
+            "`name=A` is not valid: image name `A` has upper-case letters; repository names are lower case",
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_done_says_so() {
+        for text in ["type=registry,name=x", "type=image,push=true"] {
+            refused(
+                text,
+                "pushing to a registry is not available in this version; write `type=oci,dest=FILE` and copy it with \
+                 `skopeo copy oci-archive:FILE docker://NAME`",
+            );
+        }
+        refused("type=local", "`type=local` needs `dest=DIRECTORY`");
+        refused("type=local,dest=-", "`type=local` needs `dest=DIRECTORY`");
+        refused("type=oci,tar=false", "`type=oci` needs `dest=DIRECTORY` with `tar=false`");
+        refused("type=docker", "`type=docker` needs `dest=FILE`, or `dest=-` piped into `docker load`");
+    }
+}

@@ -1,0 +1,214 @@
+//! The files of an image, plain: into a directory, or as one tar.
+//!
+//! With an epoch every file has that time, as BuildKit's local and tar exporters do it.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::sink::{Out, Stop};
+use super::{Built, ExportError};
+use crate::layer::header::{BLOCK, TarEntry, TarKind, padding, write_header};
+use crate::snapshot::xattr::CAPABILITY;
+use crate::snapshot::{Dir, FileKind, FileTree, Meta, SnapshotError, Time, TreePath, View};
+use crate::store::Store;
+
+/// All layers of the image as one tree.
+pub(super) fn view(store: &Store, built: &Built) -> Result<View, ExportError> {
+    let tree = |layer: &super::BuiltLayer| -> Result<PathBuf, ExportError> {
+        Ok(store.layer(&layer.diff_id)?.ok_or(ExportError::NoLayer(layer.diff_id))?.tree)
+    };
+    Ok(View::new(built.layers.iter().map(tree).collect::<Result<_, _>>()?)?)
+}
+
+/// Writes the tree as one tar; in each directory names are sorted by bytes, a directory stands before what is in it.
+pub(super) fn write_archive(tree: &dyn FileTree, epoch: Option<i64>, out: &mut Out<'_>) -> Result<(), Stop> {
+    for found in Walk::new(tree) {
+        let Found { path, meta, link } = found?;
+        if meta.kind == FileKind::Socket {
+            continue;
+        }
+        let first = link.filter(|_| meta.kind != FileKind::Directory);
+        let kind = match (&first, meta.kind) {
+            (Some(first), _) => TarKind::HardLink(first.as_bytes().to_vec()),
+            (None, FileKind::Symlink) => TarKind::Symlink(tree.read_link(&path)?),
+            (None, kind) => TarKind::Plain(kind),
+        };
+        let has_data = first.is_none() && meta.kind == FileKind::File;
+        let xattrs = if first.is_none() { tree.xattrs(&path)? } else { Vec::new() };
+        let mut name = path.as_bytes().to_vec();
+        if meta.kind == FileKind::Directory {
+            name.push(b'/');
+        }
+        let entry = TarEntry {
+            name,
+            kind,
+            mode: meta.mode,
+            uid: meta.uid,
+            gid: meta.gid,
+            size_bytes: if has_data { meta.size_bytes } else { 0 },
+            mtime_secs: epoch.unwrap_or(meta.mtime.seconds),
+            capability: xattrs.into_iter().find(|(name, _)| name == CAPABILITY).map(|(_, value)| value),
+        };
+        let mut header = Vec::with_capacity(BLOCK);
+        write_header(&entry, &mut header);
+        out.write_all(&header).map_err(Stop::Destination)?;
+        if has_data {
+            copy_data(tree, &path, meta.size_bytes, out)?;
+            out.write_all(padding(meta.size_bytes)).map_err(Stop::Destination)?;
+        }
+    }
+    out.write_all(&[0; 2 * BLOCK]).map_err(Stop::Destination)
+}
+
+/// Writes the tree into `directory`, over what is there: files replace files, directories merge, nothing else is touched.
+///
+/// Files belong to whoever runs this, as with buildx: what is exported is for the user, not for a container.
+pub(super) fn write_directory(tree: &dyn FileTree, epoch: Option<i64>, directory: &Path) -> Result<(), ExportError> {
+    std::fs::create_dir_all(directory).map_err(ExportError::io("create", directory))?;
+    let root = Dir::open(directory).map_err(ExportError::io("open", directory))?;
+    let mut finished = Vec::new();
+    for found in Walk::new(tree) {
+        let Found { path, meta, link } = found?;
+        let failed = |source| ExportError::Io { action: "write", path: place(directory, &path), source };
+        let Some(name) = path.file_name() else { continue };
+        let parent = root.open_beneath(&path.parent()).map_err(failed)?;
+        let there = parent.stat(name).map_err(failed)?;
+        if meta.kind == FileKind::Directory {
+            match there {
+                Some(Meta { kind: FileKind::Directory, .. }) => {}
+                Some(_) => {
+                    parent.remove_file(name).map_err(failed)?;
+                    parent.create_dir(name, 0o700).map_err(failed)?;
+                }
+                None => parent.create_dir(name, 0o700).map_err(failed)?,
+            }
+            // modes and times of directories come last: a mode may forbid writing, and writing changes times
+            finished.push((path, meta));
+            continue;
+        }
+        if there.is_some() {
+            parent.remove_all(name).map_err(failed)?;
+        }
+        if let Some(first) = link {
+            let old = root.open_beneath(&first.parent()).map_err(failed)?;
+            parent.hard_link(name, &old, first.file_name().unwrap_or_default()).map_err(failed)?;
+            continue;
+        }
+        match meta.kind {
+            FileKind::File => {
+                let mut source = tree.open(&path)?;
+                let mut file = parent.create_file(name, 0o600).map_err(failed)?;
+                io::copy(&mut source, &mut file).map_err(failed)?;
+                parent.chmod(name, meta.mode).map_err(failed)?;
+            }
+            FileKind::Symlink => parent.symlink(name, &tree.read_link(&path)?).map_err(failed)?,
+            FileKind::Socket => continue,
+            FileKind::Fifo | FileKind::Character(..) | FileKind::Block(..) => {
+                parent.make_special(name, meta.kind, meta.mode).map_err(failed)?;
+                parent.chmod(name, meta.mode).map_err(failed)?;
+            }
+            FileKind::Directory => {}
+        }
+        for (key, value) in tree.xattrs(&path)? {
+            // another file system or an unprivileged user may not have them; the file is worth more than its attributes
+            drop(parent.set_xattr(name, &key, &value));
+        }
+        parent.set_mtime(name, time(&meta, epoch)).map_err(failed)?;
+    }
+    for (path, meta) in finished.into_iter().rev() {
+        let failed = |source| ExportError::Io { action: "write", path: place(directory, &path), source };
+        let dir = root.open_beneath(&path).map_err(failed)?;
+        dir.set_own_mtime(time(&meta, epoch)).map_err(failed)?;
+        dir.chmod_self(meta.mode).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// For messages only: nothing is opened by it.
+fn place(directory: &Path, path: &TreePath) -> PathBuf {
+    directory.join(OsStr::from_bytes(path.as_bytes()))
+}
+
+fn time(meta: &Meta, epoch: Option<i64>) -> Time {
+    epoch.map_or(meta.mtime, |seconds| Time { seconds, nanoseconds: 0 })
+}
+
+fn copy_data(tree: &dyn FileTree, path: &TreePath, size_bytes: u64, out: &mut Out<'_>) -> Result<(), Stop> {
+    let failed = |source| SnapshotError::io("read", path, source);
+    let mut file = tree.open(path)?.take(size_bytes);
+    let mut buffer = vec![0; size_bytes.min(1 << 20) as usize];
+    let mut left = size_bytes;
+    while left > 0 {
+        let read = file.read(&mut buffer).map_err(failed)?;
+        if read == 0 {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()).into());
+        }
+        out.write_all(&buffer[..read]).map_err(Stop::Destination)?;
+        left -= read as u64;
+    }
+    Ok(())
+}
+
+/// What a walk comes by.
+struct Found {
+    path: TreePath,
+    meta: Meta,
+    /// The first name of the same inode, if this is another.
+    link: Option<TreePath>,
+}
+
+/// All of a tree but its root, in the order of a tar.
+struct Walk<'a> {
+    tree: &'a dyn FileTree,
+    /// What is left of each open directory, in reverse.
+    stack: Vec<(TreePath, Entries)>,
+    /// A directory that was found and is not open yet.
+    next: Option<TreePath>,
+    firsts: HashMap<(u64, u64), TreePath>,
+}
+
+type Entries = Vec<(Vec<u8>, Meta)>;
+
+impl<'a> Walk<'a> {
+    fn new(tree: &'a dyn FileTree) -> Walk<'a> {
+        Walk { tree, stack: Vec::new(), next: Some(TreePath::root()), firsts: HashMap::new() }
+    }
+
+    fn step(&mut self) -> Result<Option<Found>, SnapshotError> {
+        if let Some(path) = self.next.take() {
+            // an image without layers has no root
+            let exists = !path.is_root() || self.tree.lookup(&path)?.is_some();
+            let mut entries = if exists { self.tree.read_dir(&path)? } else { Vec::new() };
+            entries.reverse();
+            self.stack.push((path, entries));
+        }
+        while let Some((directory, left)) = self.stack.last_mut() {
+            let Some((name, meta)) = left.pop() else {
+                self.stack.pop();
+                continue;
+            };
+            let path = directory.child(&name);
+            if meta.kind == FileKind::Directory {
+                self.next = Some(path.clone());
+                return Ok(Some(Found { path, meta, link: None }));
+            }
+            let link = if meta.links > 1 { self.firsts.get(&meta.inode).cloned() } else { None };
+            if meta.links > 1 && link.is_none() {
+                self.firsts.insert(meta.inode, path.clone());
+            }
+            return Ok(Some(Found { path, meta, link }));
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Result<Found, SnapshotError>;
+
+    fn next(&mut self) -> Option<Result<Found, SnapshotError>> {
+        self.step().transpose()
+    }
+}

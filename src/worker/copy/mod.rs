@@ -1,0 +1,183 @@
+//! `COPY` and `ADD`: decides what the new layer holds, names that, and makes it.
+//!
+//! Owns: [`prepare`] (which files, from where, to where, with which owner and mode: data, see [`layout`]), its content key,
+//! and [`run`] (the layout as a layer tree).
+//! In:   a [`CopyOp`], the trees that its sources name, the tree copied into.
+//! Out:  a layer tree ready for `layer::commit`.
+//! Rules: sources and destinations are followed inside their own roots; the layer holds every copied file, also those that
+//! the parent has already, so it does not depend on them; the behaviour is BuildKit's, surprises included.
+//! Elsewhere: what a layer tree looks like (`snapshot::builder`), digests of files (`source::digest`).
+
+use std::path::PathBuf;
+
+use crate::digest::Digest;
+use crate::snapshot::{FileTree, SnapshotError, Time, TreePath};
+use crate::source::digest::FileDigests;
+use crate::source::extract::ExtractError;
+
+mod archive;
+pub mod glob;
+pub(crate) mod layout;
+pub mod mode;
+pub mod owner;
+mod plan;
+mod run;
+mod select;
+
+pub(crate) use plan::new_directory;
+pub use plan::prepare;
+pub(crate) use run::make_layer;
+pub use run::{copy_tree, run};
+
+/// What a step input is to a copy.
+#[derive(Clone, Copy)]
+pub enum CopyInput<'a> {
+    /// A tree of files: a context, the layers of a stage or image, a git checkout.
+    Tree(TreeInput<'a>),
+    /// One downloaded file.
+    Download(&'a Download),
+}
+
+/// A tree that files are copied from.
+#[derive(Clone, Copy)]
+pub struct TreeInput<'a> {
+    /// The files.
+    pub tree: &'a dyn FileTree,
+    /// Digests of their data.
+    pub digests: &'a dyn FileDigests,
+    /// Says which ignore pattern hides a path, for the message when a source is missing.
+    pub hidden: Option<&'a HiddenBy<'a>>,
+}
+
+/// The ignore pattern that hides a path of a context, such as `.dockerignore:3: *.md`; `None` if none does.
+pub type HiddenBy<'a> = dyn Fn(&TreePath) -> Option<String> + Sync + 'a;
+
+/// A downloaded file.
+#[derive(Clone, Debug)]
+pub struct Download {
+    /// Where it is on this machine.
+    pub path: PathBuf,
+    /// What it is called in the image.
+    pub name: Vec<u8>,
+    /// When it was changed, as its server says.
+    pub mtime: Time,
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// Its bytes.
+    pub size_bytes: u64,
+}
+
+/// A copy that is decided: its key is known, its layer can be made.
+pub struct Prepared {
+    layout: layout::Layout,
+    key: Digest,
+}
+
+impl Prepared {
+    /// Names the layer's content without times: equal keys make equal layers up to modification times.
+    pub fn key(&self) -> Digest {
+        self.key
+    }
+
+    /// How many names the layer will hold, those inside archives not counted.
+    pub fn entries(&self) -> usize {
+        self.layout.len()
+    }
+}
+
+#[cfg(test)]
+mod tests;
+
+/// Why a copy failed. `source` counts the op's sources from 0.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// A source that does not exist.
+    #[error("`{path}` does not exist")]
+    Missing {
+        /// Number of the source.
+        source_number: usize,
+        /// As it was looked for.
+        path: TreePath,
+        /// The name nearest to it in the same directory.
+        nearest: Option<String>,
+        /// The ignore pattern that hides it.
+        hidden_by: Option<String>,
+    },
+    /// A pattern that cannot be read.
+    #[error("syntax error in pattern `{pattern}`")]
+    BadPattern {
+        /// Number of the source.
+        source_number: usize,
+        /// The pattern.
+        pattern: String,
+    },
+    /// An exclude pattern that cannot be read.
+    #[error("syntax error in exclude pattern `{pattern}`")]
+    BadExclude {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A `--chmod` that cannot be read.
+    #[error("`{mode}` is no file mode")]
+    BadMode {
+        /// The mode.
+        mode: String,
+    },
+    /// A directory where something else is.
+    #[error("cannot copy a directory to `{path}`: it is not a directory")]
+    OntoFile {
+        /// Number of the source.
+        source_number: usize,
+        /// The destination.
+        path: TreePath,
+    },
+    /// A file where a directory is.
+    #[error("cannot copy a file to `{path}`: it is a directory")]
+    OntoDirectory {
+        /// Number of the source.
+        source_number: usize,
+        /// The destination.
+        path: TreePath,
+    },
+    /// A destination that leads through something that is no directory.
+    #[error("cannot copy to `{destination}`: `{path}` is not a directory")]
+    ThroughFile {
+        /// As it was asked for.
+        destination: String,
+        /// What is in the way.
+        path: TreePath,
+    },
+    /// An owner that is not known.
+    #[error("owner `{text}` is not known")]
+    Owner {
+        /// The text of `--chown` or `USER`.
+        text: String,
+        /// Why.
+        source: owner::OwnerError,
+    },
+    /// A file that changed while it was copied.
+    #[error("`{path}` changed while it was copied")]
+    Changed {
+        /// The file in its source.
+        path: TreePath,
+    },
+    /// An archive that could not be unpacked.
+    #[error("cannot unpack `{archive}`")]
+    Archive {
+        /// The archive in its source.
+        archive: TreePath,
+        /// Why.
+        source: ExtractError,
+    },
+    /// A file on this machine that could not be read.
+    #[error("cannot read `{path}`")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A source or the parent could not be read, or the layer not written.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}

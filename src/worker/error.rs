@@ -1,0 +1,92 @@
+//! Why a step failed.
+
+use crate::digest::DiffId;
+use crate::layer::LayerError;
+use crate::sandbox::SandboxError;
+use crate::snapshot::SnapshotError;
+use crate::source::SourceError;
+use crate::source::context::ContextError;
+use crate::store::StoreError;
+
+use super::copy::CopyError;
+use super::identity::IdentityError;
+
+/// Why a step failed. The builder turns it into a diagnostic at the step's instruction.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// The command ended badly.
+    #[error("{how}")]
+    Command {
+        /// In words: `exit code 3`, `killed by signal 9`.
+        how: String,
+        /// Last lines that it printed, for the error message.
+        tail: Vec<String>,
+        /// What may help, such as a missing shell.
+        hint: Option<String>,
+    },
+    /// A file operation of a step.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// The user of a step.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A secret or agent that a step requires.
+    #[error("{what} `{id}` was not given to this build")]
+    NotGiven {
+        /// `secret` or `ssh agent`.
+        what: &'static str,
+        /// Its name.
+        id: String,
+    },
+    /// A mount that cannot be made.
+    #[error("cannot mount at `{target}`: {reason}")]
+    Mount {
+        /// Where.
+        target: String,
+        /// Why.
+        reason: String,
+    },
+    /// A `--ulimit` that no kernel has.
+    #[error("unknown resource limit `{0}`")]
+    UnknownLimit(String),
+    /// A base layer vanished between being found and being used.
+    #[error("layer {0} is gone from the store; run the build again")]
+    LayerGone(DiffId),
+    /// The sandbox could not be set up.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// A tree could not be read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A layer could not be made.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// A source could not be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A context could not be opened.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A system call of the worker itself.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Stopped.
+    #[error("canceled")]
+    Canceled,
+}
+
+impl WorkError {
+    /// Wraps an I/O error of the worker itself.
+    pub fn system(action: &'static str) -> impl FnOnce(std::io::Error) -> WorkError {
+        move |source| WorkError::System { action, source }
+    }
+}

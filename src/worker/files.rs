@@ -1,0 +1,318 @@
+//! Steps that make files without running anything, and the content of what commands mount: how the worker keys and runs them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::copy::{self, CopyInput, Download, TreeInput};
+use super::error::WorkError;
+use super::exec::Surroundings;
+use super::{LocalWorker, Output, Stack, Task, mkdir, mounts, stack};
+use crate::digest::{CacheKey, ContentDigest, Digest, Hasher};
+use crate::graph::{CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, StepIndex, Unpack};
+use crate::layer;
+use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve};
+use crate::source::context::Context;
+use crate::source::digest::{FileDigests, Hashing, content_digest};
+use crate::source::git::{self, GitAccess};
+use crate::source::http::HttpFile;
+use crate::store::{Record, Store, TempDir};
+use crate::task;
+
+/// What was found out about a step for its key.
+pub enum Prepared {
+    /// A copy.
+    Copy(Box<copy::Prepared>),
+    /// A directory.
+    Mkdir(mkdir::Prepared),
+}
+
+/// An input as something that can be read.
+enum Readable {
+    View(View),
+    Context(Arc<Context>),
+    Download(Download),
+}
+
+impl Readable {
+    fn tree(&self) -> Option<&dyn FileTree> {
+        match self {
+            Readable::View(view) => Some(view),
+            Readable::Context(context) => Some(&**context),
+            Readable::Download(_) => None,
+        }
+    }
+}
+
+impl LocalWorker {
+    /// The digest of all that decides the files that a step makes, and what was found out on the way.
+    ///
+    /// Where all inputs are layers, which never change, the answer is remembered and nothing is read the next time.
+    pub(super) async fn prepare_files(
+        &self,
+        index: StepIndex,
+        inputs: &[Output],
+    ) -> Result<(Digest, Option<Arc<Prepared>>), WorkError> {
+        let op = &self.shared.graph.step(index).op;
+        let memo = memo_key(b"files", &serde_json::to_vec(op).unwrap_or_default(), inputs);
+        if let Some(key) = &memo
+            && let Some(digest) = recalled(&self.shared.store, key)?
+        {
+            return Ok((digest, None));
+        }
+        let prepared = self.find_out(index, inputs).await?;
+        let digest = match &prepared {
+            Prepared::Copy(prepared) => prepared.key(),
+            Prepared::Mkdir(prepared) => prepared.key(),
+        };
+        if let Some(key) = &memo {
+            self.shared.store.set_memo(key, digest.as_bytes())?;
+        }
+        Ok((digest, Some(Arc::new(prepared))))
+    }
+
+    async fn find_out(&self, index: StepIndex, inputs: &[Output]) -> Result<Prepared, WorkError> {
+        let (parent, readable) = self.open(inputs).await?;
+        let graph = self.shared.graph.clone();
+        task::blocking(move || match &graph.step(index).op {
+            Op::Copy(op) => {
+                let prepared = with_inputs(&readable, |inputs| copy::prepare(op, inputs, &parent))?;
+                Ok(Prepared::Copy(Box::new(prepared)))
+            }
+            Op::Mkdir(op) => Ok(Prepared::Mkdir(mkdir::prepare(op, &parent)?)),
+            _ => unreachable!("only steps that make files come here"),
+        })
+        .await
+    }
+
+    /// Runs a step that makes files.
+    pub(super) async fn make_files(&self, task: &Task) -> Result<Record, WorkError> {
+        let prepared = match &task.files {
+            Some(prepared) => prepared.clone(),
+            None => Arc::new(self.find_out(task.index, &task.inputs).await?),
+        };
+        let (parent, readable) = self.open(&task.inputs).await?;
+        let shared = self.shared.clone();
+        let created = Time { seconds: shared.now_secs, nanoseconds: 0 };
+        task::blocking(move || {
+            let temp = shared.store.temp_dir()?;
+            let tree = temp.path.join("tree");
+            std::fs::create_dir(&tree).map_err(WorkError::system("create a directory for the step"))?;
+            match &*prepared {
+                Prepared::Copy(prepared) => {
+                    with_inputs(&readable, |inputs| copy::run(prepared, inputs, &parent, &tree, created))?
+                }
+                Prepared::Mkdir(prepared) => mkdir::run(prepared, &parent, &tree, created)?,
+            }
+            let stored = layer::commit(&shared.store, tree)?;
+            Ok(Record { diff_id: stored.record.diff_id, created_secs: shared.now_secs })
+        })
+        .await
+    }
+
+    /// The first input as a tree, the others as what they are.
+    async fn open(&self, inputs: &[Output]) -> Result<(View, Vec<Readable>), WorkError> {
+        let parent = View::new(self.trees(stack(&inputs[0])).await?)?;
+        let mut readable = Vec::new();
+        for input in &inputs[1..] {
+            readable.push(match input {
+                Output::Stack(stack) => Readable::View(View::new(self.trees(stack).await?)?),
+                Output::Context(context) => Readable::Context(context.clone()),
+                Output::Download(file) => Readable::Download(self.downloaded(file)),
+            });
+        }
+        Ok((parent, readable))
+    }
+
+    fn downloaded(&self, file: &HttpFile) -> Download {
+        Download {
+            path: self.shared.store.blob_path(&file.digest),
+            name: file.file_name.clone().into_bytes(),
+            mtime: Time { seconds: file.last_modified_secs.unwrap_or(0), nanoseconds: 0 },
+            digest: file.digest,
+            size_bytes: file.size_bytes,
+        }
+    }
+
+    /// A git tree as a context.
+    pub(super) async fn check_out(&self, op: &GitOp) -> Result<Output, WorkError> {
+        let access = GitAccess::default();
+        let commit = git::resolve(op, &access).await?;
+        let checkout = git::checkout(&self.shared.store, op, &commit, &access).await?;
+        Ok(Output::Context(Arc::new(Context::checkout(&self.shared.store, checkout)?)))
+    }
+
+    /// The content of each bind mount's source, `None` for other mounts.
+    pub(super) async fn mounted_content(&self, op: &ExecOp, inputs: &[Output]) -> Result<Vec<Option<ContentDigest>>, WorkError> {
+        let mut contents = Vec::with_capacity(op.mounts.len());
+        for mount in &op.mounts {
+            let MountKind::Bind { input, source, .. } = &mount.kind else {
+                contents.push(None);
+                continue;
+            };
+            let memo = memo_key(b"mount", source.as_bytes(), &inputs[*input..=*input]);
+            if let Some(key) = &memo
+                && let Some(digest) = recalled(&self.shared.store, key)?
+            {
+                contents.push(Some(ContentDigest(digest)));
+                continue;
+            }
+            let readable = match &inputs[*input] {
+                Output::Stack(stack) => Readable::View(View::new(self.trees(stack).await?)?),
+                Output::Context(context) => Readable::Context(context.clone()),
+                Output::Download(_) => unreachable!("the plan mounts file systems and contexts"),
+            };
+            let (source, target) = (TreePath::clean(source.as_bytes()), mount.target.clone());
+            let content = task::blocking(move || -> Result<ContentDigest, WorkError> {
+                let tree = readable.tree().expect("only trees are mounted");
+                let found = resolve(tree, &source, Last::Follow)?;
+                if found.meta.is_none() {
+                    return Err(WorkError::Mount { target, reason: format!("`{source}` not found in what is mounted") });
+                }
+                let content = with_digests(&readable, |digests| content_digest(tree, digests, &found.path))?;
+                Ok(content)
+            })
+            .await?;
+            if let Some(key) = &memo {
+                self.shared.store.set_memo(key, content.0.as_bytes())?;
+            }
+            contents.push(Some(content));
+        }
+        Ok(contents)
+    }
+
+    /// Runs a command in a sandbox.
+    pub(super) async fn run_command(&self, task: &Task, op: &ExecOp) -> Result<Record, WorkError> {
+        let trees = self.trees(&task.parent).await?;
+        let mut mounted_trees = Vec::with_capacity(op.mounts.len());
+        for mount in &op.mounts {
+            mounted_trees.push(match &mount.kind {
+                MountKind::Bind { input, source, .. } => Some(self.mount_tree(&task.inputs[*input], source).await?),
+                MountKind::Cache { seed: Some((input, source)), .. } => {
+                    Some(self.mount_tree(&task.inputs[*input], source).await?)
+                }
+                _ => None,
+            });
+        }
+        self.launcher().await?;
+        let (shared, launcher, canceling) = (self.shared.clone(), self.launcher.clone(), self.canceling.clone());
+        let (op, parent) = (op.clone(), task.parent.clone());
+        let number = self.shared.numbers.get(&task.index).copied();
+        task::blocking(move || {
+            let (held, mounted_trees): (Vec<Option<TempDir>>, mounts::Trees) =
+                mounted_trees.into_iter().map(|trees| trees.map_or((None, None), |(held, trees)| (held, Some(trees)))).unzip();
+            let mounted = mounts::prepare(&op, &mounted_trees, &shared)?;
+            let launcher = launcher.get().expect("the launcher was started above");
+            let surroundings = Surroundings { shared: &shared, launcher, canceling: &canceling, number, parent: &parent, trees };
+            let record = super::exec::run(&op, mounted, &surroundings);
+            drop(held);
+            record
+        })
+        .await
+    }
+
+    /// The layer directories that a mount reads. A context is copied first: a mount shows what the ignore file leaves of it, owned
+    /// by root.
+    async fn mount_tree(&self, input: &Output, source: &str) -> Result<(Option<TempDir>, Vec<PathBuf>), WorkError> {
+        match input {
+            Output::Stack(stack) => Ok((None, self.trees(stack).await?)),
+            Output::Context(context) => {
+                let temp = self.shared.store.temp_dir()?;
+                let (context, source) = (context.clone(), TreePath::clean(source.as_bytes()));
+                task::blocking(move || {
+                    let tree = temp.path.join("context");
+                    std::fs::create_dir(&tree).map_err(WorkError::system("create a directory for a mount"))?;
+                    copy_to_same_path(context, &source, &tree)?;
+                    Ok((Some(temp), vec![tree]))
+                })
+                .await
+            }
+            Output::Download(_) => unreachable!("the plan mounts file systems and contexts"),
+        }
+    }
+}
+
+/// Copies `source` of a context to the same path below the empty directory `tree`.
+fn copy_to_same_path(context: Arc<Context>, source: &TreePath, tree: &Path) -> Result<(), WorkError> {
+    let found = resolve(&*context, source, Last::Follow)?;
+    let is_directory = found.meta.is_some_and(|meta| meta.kind == FileKind::Directory);
+    let path = format!("/{}", String::from_utf8_lossy(source.as_bytes()));
+    let op = CopyOp {
+        sources: vec![CopySource::Path { input: 1, pattern: path.clone() }],
+        destination: if is_directory && !source.is_root() { format!("{path}/") } else { path },
+        chown: None,
+        chmod: None,
+        parents: false,
+        excludes: Vec::new(),
+        unpack: Unpack::Never,
+    };
+    let nothing = View::new(Vec::new())?;
+    with_inputs(&[Readable::Context(context)], |inputs| {
+        let prepared = copy::prepare(&op, inputs, &nothing)?;
+        copy::run(&prepared, inputs, &nothing, tree, Time::default())
+    })?;
+    Ok(())
+}
+
+/// Calls `work` with the inputs as the copy engine takes them.
+fn with_inputs<T>(readable: &[Readable], work: impl FnOnce(&[CopyInput<'_>]) -> T) -> T {
+    let hashers: Vec<Option<Hashing<'_>>> = readable
+        .iter()
+        .map(|readable| match readable {
+            Readable::View(view) => Some(Hashing(view)),
+            _ => None,
+        })
+        .collect();
+    let hidden: Vec<_> = readable
+        .iter()
+        .map(|readable| match readable {
+            Readable::Context(context) => Some(move |path: &TreePath| context.hidden_by(path)),
+            _ => None,
+        })
+        .collect();
+    let inputs: Vec<CopyInput<'_>> = readable
+        .iter()
+        .zip(&hashers)
+        .zip(&hidden)
+        .map(|((readable, hasher), hidden)| match readable {
+            Readable::Download(download) => CopyInput::Download(download),
+            Readable::Context(context) => CopyInput::Tree(TreeInput {
+                tree: &**context,
+                digests: &**context,
+                hidden: hidden.as_ref().map(|hidden| hidden as &copy::HiddenBy<'_>),
+            }),
+            Readable::View(view) => {
+                let digests = hasher.as_ref().expect("views are hashed");
+                CopyInput::Tree(TreeInput { tree: view, digests, hidden: None })
+            }
+        })
+        .collect();
+    work(&inputs)
+}
+
+fn with_digests<T>(readable: &Readable, work: impl FnOnce(&dyn FileDigests) -> T) -> T {
+    match readable {
+        Readable::View(view) => work(&Hashing(view)),
+        Readable::Context(context) => work(&**context),
+        Readable::Download(_) => unreachable!("only trees are asked for digests"),
+    }
+}
+
+/// Names a pure function of layers: what it computes, its other arguments, and the layers. `None` if an input may change.
+fn memo_key(what: &[u8], argument: &[u8], inputs: &[Output]) -> Option<CacheKey> {
+    let mut hasher = Hasher::new();
+    hasher.field(b"croze-memo-1");
+    hasher.field(what);
+    hasher.field(argument);
+    for input in inputs {
+        let Output::Stack(stack) = input else { return None };
+        let Stack { layers } = &**stack;
+        hasher.update(&(layers.len() as u64).to_le_bytes());
+        layers.iter().for_each(|layer| hasher.update(layer.diff_id.0.as_bytes()));
+    }
+    Some(CacheKey(hasher.finish()))
+}
+
+fn recalled(store: &Store, key: &CacheKey) -> Result<Option<Digest>, WorkError> {
+    let value = store.memo(key)?;
+    Ok(value.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok()).map(Digest::from_bytes))
+}

@@ -1,0 +1,250 @@
+//! The mounts of a command: where each comes from on this machine, and the mount points that the image lacks.
+
+use std::path::{Path, PathBuf};
+
+use super::error::WorkError;
+use super::{SecretSource, Shared};
+use crate::digest::Digest;
+use crate::graph::{ExecOp, Mount, MountKind, Sharing};
+use crate::sandbox;
+use crate::snapshot::builder::{Attributes, Content, LayerBuilder};
+use crate::snapshot::{FileKind, Last, Time, TreePath, View, resolve};
+use crate::store::{StepLock, TempDir};
+
+/// Mounts ready for the sandbox, and what must live as long as the command.
+#[derive(Default)]
+pub struct Mounted {
+    /// In order.
+    pub mounts: Vec<sandbox::Mount>,
+    /// Variables that come from secrets.
+    pub env: Vec<String>,
+    /// Dropped when the command has ended.
+    pub held: Vec<Held>,
+}
+
+/// Something that a mount needs while the command runs.
+pub enum Held {
+    /// Temporary files on disk.
+    Temp(TempDir),
+    /// Temporary files in memory.
+    Memory(MemoryDir),
+    /// The lock of a cache mount.
+    Lock(StepLock),
+}
+
+/// A directory in memory for secrets, removed when dropped.
+pub struct MemoryDir {
+    path: PathBuf,
+}
+
+impl Drop for MemoryDir {
+    fn drop(&mut self) {
+        // it is in memory and readable by nobody else; a later boot forgets it if this fails
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// The trees that bind mounts read, one per mount of the op, `None` for other kinds: layer directories bottom first.
+pub type Trees = Vec<Option<Vec<PathBuf>>>;
+
+/// Makes the mounts of `op`. Blocks, also to wait for a locked cache mount.
+pub fn prepare(op: &ExecOp, trees: &Trees, shared: &Shared) -> Result<Mounted, WorkError> {
+    let mut mounted = Mounted::default();
+    if let Some(script) = &op.script {
+        let temp = shared.store.temp_dir()?;
+        let source = temp.path.join("script");
+        write_file(&source, script.content.as_bytes(), 0o755, 0, 0)?;
+        mounted.mounts.push(sandbox::Mount {
+            target: format!("/dev/pipes/{}", script.name),
+            kind: sandbox::MountKind::Bind { source, subpath: String::new(), writable: false },
+        });
+        mounted.held.push(Held::Temp(temp));
+    }
+    for (mount, trees) in op.mounts.iter().zip(trees) {
+        one(mount, trees.as_deref(), shared, &mut mounted)?;
+    }
+    Ok(mounted)
+}
+
+fn one(mount: &Mount, trees: Option<&[PathBuf]>, shared: &Shared, mounted: &mut Mounted) -> Result<(), WorkError> {
+    let kind = match &mount.kind {
+        MountKind::Bind { source, writable, .. } => bind(mount, source, *writable, trees.unwrap_or_default(), shared, mounted)?,
+        MountKind::Cache { .. } => cache(mount, trees, shared, mounted)?,
+        MountKind::Tmpfs { size_bytes } => sandbox::MountKind::Tmpfs { size_bytes: *size_bytes, mode: 0o1777 },
+        MountKind::Secret { id, required, env, file, uid, gid, mode } => {
+            let Some(value) = secret(id, shared)? else {
+                return if *required { Err(WorkError::NotGiven { what: "secret", id: id.clone() }) } else { Ok(()) };
+            };
+            if let Some(name) = env {
+                mounted.env.push(format!("{name}={}", String::from_utf8_lossy(&value)));
+            }
+            if !file {
+                return Ok(());
+            }
+            let memory = memory_dir()?;
+            let source = memory.path.join("secret");
+            write_file(&source, &value, *mode, *uid, *gid)?;
+            mounted.held.push(Held::Memory(memory));
+            sandbox::MountKind::Bind { source, subpath: String::new(), writable: false }
+        }
+        MountKind::Ssh { id, required, .. } => {
+            return if *required { Err(WorkError::NotGiven { what: "ssh agent", id: id.clone() }) } else { Ok(()) };
+        }
+    };
+    mounted.mounts.push(sandbox::Mount { target: mount.target.clone(), kind });
+    Ok(())
+}
+
+fn bind(
+    mount: &Mount,
+    source: &str,
+    writable: bool,
+    trees: &[PathBuf],
+    shared: &Shared,
+    mounted: &mut Mounted,
+) -> Result<sandbox::MountKind, WorkError> {
+    let view = View::new(trees.to_vec())?;
+    let found = resolve(&view, &TreePath::clean(source.as_bytes()), Last::Follow)?;
+    if found.meta.is_none() {
+        let reason = format!("`{source}` not found in what is mounted");
+        return Err(WorkError::Mount { target: mount.target.clone(), reason });
+    }
+    let temp = shared.store.temp_dir()?;
+    let make = |name: &str| -> Result<PathBuf, WorkError> {
+        let path = temp.path.join(name);
+        std::fs::create_dir(&path).map_err(WorkError::system("create a directory for a mount"))?;
+        Ok(path)
+    };
+    let lowers = if trees.is_empty() { vec![make("empty")?] } else { trees.to_vec() };
+    let writes = match writable {
+        true => Some(sandbox::Writes { upper: make("upper")?, work: make("work")? }),
+        false => None,
+    };
+    mounted.held.push(Held::Temp(temp));
+    Ok(sandbox::MountKind::Overlay { lowers, subpath: source.to_owned(), writes })
+}
+
+fn cache(
+    mount: &Mount,
+    seed_trees: Option<&[PathBuf]>,
+    shared: &Shared,
+    mounted: &mut Mounted,
+) -> Result<sandbox::MountKind, WorkError> {
+    let MountKind::Cache { id, sharing, seed, uid, gid, mode, writable } = &mount.kind else {
+        unreachable!("only cache mounts come here")
+    };
+    // owner, mode and seed are part of the identity of a cache directory, as in BuildKit
+    let name = Digest::of(format!("{id}\0{uid}:{gid}:{mode:o}\0{seed:?}").as_bytes());
+    let mut directory = shared.store.cache_mount(&name)?;
+    match sharing {
+        Sharing::Shared => {}
+        Sharing::Locked => mounted.held.push(Held::Lock(shared.store.lock_step(&crate::digest::CacheKey(name))?)),
+        Sharing::Private => {
+            let mut number = 0;
+            loop {
+                let name = Digest::of(format!("{name} private {number}").as_bytes());
+                if let Some(lock) = shared.store.try_lock_step(&crate::digest::CacheKey(name))? {
+                    mounted.held.push(Held::Lock(lock));
+                    directory = shared.store.cache_mount(&name)?;
+                    break;
+                }
+                number += 1;
+            }
+        }
+    }
+    let data = directory.join("data");
+    if !data.exists() {
+        let fresh = shared.store.temp_dir()?;
+        let tree = fresh.path.join("data");
+        std::fs::create_dir(&tree).map_err(WorkError::system("create a cache mount"))?;
+        set_owner_and_mode(&tree, *uid, *gid, *mode)?;
+        if let (Some((_, source)), Some(trees)) = (seed, seed_trees) {
+            let view = View::new(trees.to_vec())?;
+            super::copy::copy_tree(&view, &TreePath::clean(source.as_bytes()), &tree)?;
+        }
+        match std::fs::rename(&tree, &data) {
+            Ok(()) => {}
+            // another process was faster
+            Err(_) if data.exists() => {}
+            Err(error) => return Err(WorkError::system("create a cache mount")(error)),
+        }
+    }
+    Ok(sandbox::MountKind::Bind { source: data, subpath: String::new(), writable: *writable })
+}
+
+fn secret(id: &str, shared: &Shared) -> Result<Option<Vec<u8>>, WorkError> {
+    match shared.secrets.iter().find(|secret| secret.id == id).map(|secret| &secret.source) {
+        None => Ok(None),
+        Some(SecretSource::Value(value)) => Ok(Some(value.clone())),
+        Some(SecretSource::File(path)) => std::fs::read(path).map(Some).map_err(WorkError::system("read a secret")),
+    }
+}
+
+/// A directory on a file system in memory, for this user alone.
+fn memory_dir() -> Result<MemoryDir, WorkError> {
+    static COUNTER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = Path::new("/dev/shm").join(format!("croze-{}-{number}", std::process::id()));
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(&path).map_err(WorkError::system("create a directory in memory for a secret"))?;
+    Ok(MemoryDir { path })
+}
+
+fn write_file(path: &Path, content: &[u8], mode: u32, uid: u32, gid: u32) -> Result<(), WorkError> {
+    std::fs::write(path, content).map_err(WorkError::system("write a file for a mount"))?;
+    set_owner_and_mode(path, uid, gid, mode)
+}
+
+fn set_owner_and_mode(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), WorkError> {
+    std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(WorkError::system("set the owner of a mount"))?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+        .map_err(WorkError::system("set the mode of a mount"))
+}
+
+/// What must be at a mount's target.
+pub fn target_kind(mount: &sandbox::Mount) -> FileKind {
+    let directory = match &mount.kind {
+        sandbox::MountKind::Bind { source, .. } => source.is_dir(),
+        sandbox::MountKind::Tmpfs { .. } => true,
+        sandbox::MountKind::Overlay { lowers, subpath, .. } => {
+            let found =
+                View::new(lowers.clone()).and_then(|view| resolve(&view, &TreePath::clean(subpath.as_bytes()), Last::Follow));
+            found.is_ok_and(|found| found.meta.is_some_and(|meta| meta.kind == FileKind::Directory))
+        }
+    };
+    if directory { FileKind::Directory } else { FileKind::File }
+}
+
+/// A layer that holds just the mount points that `view` lacks, with their parents as they are in `view`; `None` if it lacks none.
+///
+/// It lies between the image and the command's own changes, so nothing has to be removed afterwards.
+pub fn stub_layer(view: &View, targets: &[(TreePath, FileKind)], directory: &Path) -> Result<Option<PathBuf>, WorkError> {
+    let mut missing = Vec::new();
+    for (target, kind) in targets {
+        // /dev, /proc and /sys are mounted whole; what lies below them is made there
+        let below =
+            target.components().next().is_some_and(|top| matches!(top, b"dev" | b"proc" | b"sys")) && !target.parent().is_root();
+        let found = resolve(view, target, Last::Follow)?;
+        if !below && found.meta.is_none() {
+            missing.push((found.path, *kind));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    std::fs::create_dir(directory).map_err(WorkError::system("create a directory for mount points"))?;
+    let plain = |mode| Attributes { mode, uid: 0, gid: 0, mtime: Time::default(), xattrs: Vec::new() };
+    let builder = LayerBuilder::new(view, directory, Time::default())?;
+    for (path, kind) in missing {
+        match kind {
+            FileKind::Directory => builder.ensure_dir(&path, &plain(0o755))?,
+            _ => {
+                builder.ensure_dir(&path.parent(), &plain(0o755))?;
+                builder.put(&path, &plain(0o644), Content::Bytes(b""))?;
+            }
+        }
+    }
+    builder.finish()?;
+    Ok(Some(directory.to_owned()))
+}
