@@ -1,0 +1,280 @@
+//! Compares croze with other builders on this machine, in one interleaved run.
+//!
+//! ```text
+//! cargo bench --bench peers                 all workloads
+//! cargo bench --bench peers -- hello tree   those whose name contains a word
+//! PEERS_ROUNDS=5                            rounds (20)
+//! BUILDX_BUILDER=NAME                       measures `docker buildx build --builder NAME` as well
+//! BUILDKIT_HOST=ADDRESS                     measures `buildctl` as well
+//! ```
+//!
+//! Every builder takes the base image from one `docker-registry` on loopback in a warm-up run, so that all rounds are "base
+//! there". In a round each builder runs each workload once, one after the other: what disturbs the machine disturbs
+//! all. Times are wall clock from start to exit, as min / median / max in milliseconds, with the ratio of medians to
+//! croze's. Peak memory is that of the client process, from one further run (`/usr/bin/time`): a daemon's is not in it.
+//! Needs docker-registry, skopeo and busybox-static; a builder that is absent or does not answer is named and left out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use common::{Registry, Space};
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let rounds = std::env::var("PEERS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_usize).max(1);
+    let space = Space::with_busybox();
+    let registry = Registry::start();
+    publish_base(&space, &registry);
+    let workloads: Vec<Workload> = workloads(&space, &format!("{}/busybox", registry.host))
+        .into_iter()
+        .filter(|workload| words.is_empty() || words.iter().any(|word| workload.name.contains(word.as_str())))
+        .collect();
+    let peers: Vec<Peer> = peers(&space).into_iter().filter(|peer| peer.answers(&workloads)).collect();
+    let times = measure(&peers, &workloads, rounds);
+    report(&space, &peers, &workloads, &times, rounds);
+}
+
+/// A context and how it is built.
+struct Workload {
+    name: &'static str,
+    context: PathBuf,
+    cache: Cache,
+    /// Where a gzip OCI archive goes, if one is wanted.
+    archive: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Cache {
+    /// Every step runs.
+    Off,
+    /// Every step is cached.
+    Full,
+}
+
+/// A builder: from a workload to a command line.
+struct Peer {
+    name: &'static str,
+    command: CommandLine,
+}
+
+/// `None` where the builder has no such workload.
+type CommandLine = Box<dyn Fn(&Workload) -> Option<String>>;
+
+impl Peer {
+    /// Runs every workload once, so that the base is there and the caches are full. Says why the builder is left out.
+    fn answers(&self, workloads: &[Workload]) -> bool {
+        workloads.iter().all(|workload| {
+            let Some(command) = (self.command)(workload) else { return true };
+            let trouble = match shell(&command).output() {
+                Ok(output) if output.status.success() => return true,
+                Ok(output) => {
+                    let stderr = String::from_utf8_lossy(&output.stderr);
+                    stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").to_owned()
+                }
+                Err(error) => error.to_string(),
+            };
+            println!("{}: left out, {} fails: {trouble}", self.name, workload.name);
+            false
+        })
+    }
+}
+
+fn peers(space: &Space) -> Vec<Peer> {
+    let croze = format!("{} build --root={} --progress=quiet", env!("CARGO_BIN_EXE_croze"), space.text_path("store"));
+    let mut peers = vec![
+        Peer { name: "croze", command: Box::new(move |workload| Some(docker_like(&croze, workload, true))) },
+        Peer { name: "buildah", command: Box::new(|workload| Some(buildah(workload))) },
+        Peer {
+            name: "docker",
+            command: Box::new(|workload| workload.archive.is_none().then(|| docker_like("docker build -q", workload, false))),
+        },
+    ];
+    if let Ok(builder) = std::env::var("BUILDX_BUILDER") {
+        let buildx = format!("docker buildx build --builder {builder} --progress=quiet --provenance=false");
+        peers.push(Peer { name: "buildx", command: Box::new(move |workload| Some(docker_like(&buildx, workload, true))) });
+    }
+    if std::env::var_os("BUILDKIT_HOST").is_some() {
+        peers.push(Peer { name: "buildctl", command: Box::new(|workload| Some(buildctl(workload))) });
+    }
+    peers
+}
+
+fn docker_like(program: &str, workload: &Workload, can_export: bool) -> String {
+    let no_cache = if workload.cache == Cache::Off { " --no-cache" } else { "" };
+    let output = match &workload.archive {
+        Some(archive) if can_export => format!(" -o type=oci,dest={}", archive.display()),
+        _ => String::new(),
+    };
+    format!("{program}{no_cache}{output} {}", workload.context.display())
+}
+
+fn buildah(workload: &Workload) -> String {
+    let no_cache = if workload.cache == Cache::Off { " --no-cache" } else { "" };
+    let context = workload.context.display();
+    let build = format!("buildah build --layers --tls-verify=false -q{no_cache} -t peers {context}");
+    match &workload.archive {
+        Some(archive) => format!("{build} && rm -f {0} && buildah push -q peers oci-archive:{0}", archive.display()),
+        None => build,
+    }
+}
+
+fn buildctl(workload: &Workload) -> String {
+    let no_cache = if workload.cache == Cache::Off { " --no-cache" } else { "" };
+    let output =
+        workload.archive.as_ref().map_or_else(String::new, |archive| format!(" --output type=oci,dest={}", archive.display()));
+    let context = workload.context.display();
+    format!(
+        "buildctl build --progress=plain --frontend dockerfile.v0 --local context={context} --local dockerfile={context}{no_cache}{output}"
+    )
+}
+
+/// Puts busybox into the registry, so that all builders start from the same image.
+fn publish_base(space: &Space, registry: &Registry) {
+    space.write("base/Dockerfile", "FROM busybox\n");
+    let archive = space.text_path("base.tar");
+    space.croze(["build", "-o", &format!("type=oci,dest={archive}"), "base"]).succeeds();
+    let (from, to) = (format!("oci-archive:{archive}"), format!("docker://{}/busybox:latest", registry.host));
+    common::judge("skopeo", &["copy", "--quiet", "--dest-tls-verify=false", &from, &to]);
+}
+
+fn workloads(space: &Space, base: &str) -> Vec<Workload> {
+    space.write("hello/Dockerfile", format!("FROM {base}\nWORKDIR /app\nCOPY greet.sh ./\nRUN sh greet.sh > greeting.txt\n"));
+    space.write("hello/greet.sh", "echo hello\n");
+    let runs: String = (1..=20).map(|number| format!("RUN echo {number} > /n{number}\n")).collect();
+    space.write("runs/Dockerfile", format!("FROM {base}\n{runs}"));
+    space.write("tree/Dockerfile", format!("FROM {base}\nCOPY src /src\nRUN ls /src > /list\n"));
+    write_tree(&space.path("tree/src"));
+    let workload = |name, context: &str, cache, archive: Option<&str>| Workload {
+        name,
+        context: space.path(context),
+        cache,
+        archive: archive.map(|file| space.path(file)),
+    };
+    vec![
+        workload("hello", "hello", Cache::Off, None),
+        workload("hello, no-op", "hello", Cache::Full, None),
+        workload("20 runs", "runs", Cache::Off, None),
+        workload("20 runs, no-op", "runs", Cache::Full, None),
+        workload("tree + OCI tar", "tree", Cache::Off, Some("tree.tar")),
+        workload("tree + OCI tar, no-op", "tree", Cache::Full, Some("tree.tar")),
+        workload("tree, no-op", "tree", Cache::Full, None),
+    ]
+}
+
+/// 7,500 files with 80 MB of words: as compressible as source code, equal on every run.
+fn write_tree(directory: &Path) {
+    const WORDS: [&str; 16] = [
+        "barrel ",
+        "let mut ",
+        "stave",
+        "return ",
+        "hoop(",
+        ") {\n    ",
+        "croze",
+        "bilge; ",
+        "match ",
+        "chime =",
+        " head,\n",
+        "0x",
+        "1024 ",
+        "cooper",
+        "fn ",
+        "}\n\n",
+    ];
+    let mut state = 1_u64;
+    for file in 0..7500 {
+        let parent = directory.join(format!("d{:02}/d{}", file % 75, file % 7));
+        fs::create_dir_all(&parent).expect("directories");
+        let mut text = String::new();
+        while text.len() < 10_700 {
+            // Knuth's MMIX generator
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let bits = state >> 33;
+            text.push_str(WORDS[(bits & 15) as usize]);
+            if bits >> 4 & 3 == 0 {
+                text.push_str(&format!("{:x}", bits >> 6));
+            }
+        }
+        fs::write(parent.join(format!("f{file}.rs")), text).expect("writes");
+    }
+}
+
+/// Times by peer and workload; empty where a peer has no such workload.
+fn measure(peers: &[Peer], workloads: &[Workload], rounds: usize) -> Vec<Vec<Vec<Duration>>> {
+    let mut times = vec![vec![Vec::new(); workloads.len()]; peers.len()];
+    for _ in 0..rounds {
+        for (workload, column) in workloads.iter().zip(0..) {
+            for (peer, times) in peers.iter().zip(&mut times) {
+                let Some(command) = (peer.command)(workload) else { continue };
+                let start = Instant::now();
+                let status = shell(&command).stderr(Stdio::null()).status().expect("it started in the warm-up");
+                times[column].push(start.elapsed());
+                assert!(status.success(), "{} failed at {} after its warm-up", peer.name, workload.name);
+            }
+        }
+    }
+    times
+}
+
+fn report(space: &Space, peers: &[Peer], workloads: &[Workload], times: &[Vec<Vec<Duration>>], rounds: usize) {
+    println!("\n{rounds} rounds, milliseconds, base there\n");
+    println!("{:<24} {:<10} {:>9} {:>9} {:>9} {:>9} {:>9}", "workload", "builder", "min", "median", "max", "ratio", "peak MB");
+    for (workload, column) in workloads.iter().zip(0..) {
+        let first = times.first().map(|times| median(&times[column]));
+        for (peer, times) in peers.iter().zip(times) {
+            let mut sorted = times[column].clone();
+            sorted.sort_unstable();
+            let (Some(min), Some(max)) = (sorted.first(), sorted.last()) else { continue };
+            let ratio = first.map_or(0.0, |first| millis(median(&sorted)) / millis(first));
+            let peak = peak_megabytes(space, peer, workload).map_or_else(|| "-".to_owned(), |peak| format!("{peak:.0}"));
+            println!(
+                "{:<24} {:<10} {:>9.1} {:>9.1} {:>9.1} {:>8.1}x {:>9}",
+                workload.name,
+                peer.name,
+                millis(*min),
+                millis(median(&sorted)),
+                millis(*max),
+                ratio,
+                peak
+            );
+        }
+    }
+}
+
+fn median(times: &[Duration]) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// The largest resident set among the command and its children, by GNU time; `None` where that is not installed.
+fn peak_megabytes(space: &Space, peer: &Peer, workload: &Workload) -> Option<f64> {
+    let command = (peer.command)(workload)?;
+    let file = space.path("peak");
+    let mut time = Command::new("/usr/bin/time");
+    time.args(["-f", "%M", "-o"]).arg(&file).args(["sh", "-c", &command]).stdout(Stdio::null()).stderr(Stdio::null());
+    time.status().ok().filter(std::process::ExitStatus::success)?;
+    let kibibytes: f64 = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
+    Some(kibibytes / 1024.0)
+}
+
+/// Starts the program itself, so that no shell is in the times; only what needs two programs runs in one. Paths and names
+/// here hold no blanks.
+fn shell(line: &str) -> Command {
+    let (program, arguments) = match line.split_once(' ') {
+        Some((program, arguments)) if !line.contains("&&") => (program, arguments.split(' ').collect()),
+        _ => ("sh", vec!["-e", "-c", line]),
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}

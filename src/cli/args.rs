@@ -1,0 +1,320 @@
+//! The flags: names and meanings are those of `docker buildx build`; values stay text here ([`super::values`] reads them).
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+use crate::cli::values;
+
+/// Builds OCI images from Dockerfiles.
+#[derive(Debug, Parser)]
+#[command(name = "croze", version, about, disable_help_subcommand = true)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// Make an image of one layer from a root file system
+    Import(ImportArgs),
+    /// List the images in the store
+    Images(ImagesArgs),
+    /// Print what an image is made of, as JSON
+    Inspect(InspectArgs),
+}
+
+/// Where the store is.
+#[derive(Debug, clap::Args)]
+pub struct StoreArgs {
+    /// Directory of the store [default: $CROZE_ROOT, /var/lib/croze for root, $XDG_DATA_HOME/croze for others]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+/// `croze import`.
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Tar of a root file system, plain or compressed; `-` is standard input
+    #[arg(value_name = "ROOTFS.tar")]
+    pub rootfs: PathBuf,
+    /// Name of the image, such as `busybox:latest`
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Platform of the image [default: the host's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+}
+
+/// `croze images`.
+#[derive(Debug, clap::Args)]
+pub struct ImagesArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `croze inspect`.
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Name of the image
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// What suits standard error
+    Auto,
+    /// Lines of text
+    Plain,
+    /// A live display (lines of text for now)
+    Tty,
+    /// Nothing but errors
+    Quiet,
+    /// BuildKit's status as one JSON object per line
+    Rawjson,
+    /// Nothing but errors
+    None,
+}
+
+/// `croze build`. As with Go's flags, the last of several values wins, and a boolean flag may carry `=true` or `=false`.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub struct BuildArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    /// Directory, git reference, URL of a tarball, or `-` for a tar or a Dockerfile on standard input
+    #[arg(value_name = "CONTEXT")]
+    pub context: String,
+
+    /// Dockerfile [default: CONTEXT/Dockerfile]; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Name for the image; may be repeated
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    pub tags: Vec<String>,
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Value of an ARG; the name alone takes it from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub build_args: Vec<String>,
+    /// Another context: directory, URL, docker-image://NAME or oci-layout://DIR
+    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    pub build_contexts: Vec<String>,
+    /// Metadata for the image
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Annotation of the manifest
+    #[arg(long = "annotation", value_name = "KEY=VALUE")]
+    pub annotations: Vec<String>,
+    /// Platform to build for [default: $DOCKER_DEFAULT_PLATFORM, else the host's]
+    #[arg(long = "platform", value_name = "OS/ARCH", value_delimiter = ',')]
+    pub platforms: Vec<String>,
+
+    /// Run every step
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    pub no_cache: bool,
+    /// Run every step of these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// Ask the registry for base images even if the store has them
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    pub pull: bool,
+
+    /// Where the result goes, such as type=oci,dest=image.tar; may be repeated
+    #[arg(short, long = "output", value_name = "TYPE=...")]
+    pub outputs: Vec<String>,
+    /// Push the image to its registry
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    pub push: bool,
+    /// Load the image into Docker
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    pub load: bool,
+    /// File for the image ID
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// File for facts about the result, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+    /// How progress is shown [default: $BUILDKIT_PROGRESS, else auto]
+    #[arg(long, value_name = "MODE")]
+    pub progress: Option<ProgressMode>,
+    /// No progress; print the image ID
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    pub quiet: bool,
+
+    /// Secret for the build
+    #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
+    pub secrets: Vec<String>,
+    /// SSH agent socket for the build
+    #[arg(long, value_name = "default|ID[=SOCKET]")]
+    pub ssh: Vec<String>,
+    /// Extra privilege that steps may use: network.host, security.insecure
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub allow: Vec<String>,
+    /// Network of RUN steps: default, none, host
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// Line for /etc/hosts of RUN steps
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub add_hosts: Vec<String>,
+    /// Size of /dev/shm in RUN steps
+    #[arg(long, value_name = "BYTES")]
+    pub shm_size: Option<String>,
+    /// Resource limit of RUN steps
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    pub ulimits: Vec<String>,
+    /// RUN steps at the same time
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_parallelism: u16,
+
+    /// Only check the Dockerfile
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    pub check: bool,
+    /// What to do: build, check
+    #[arg(long, value_name = "METHOD", default_value = "build")]
+    pub call: String,
+    /// Attestations (none are available; false is accepted)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub provenance: Option<String>,
+    /// Attestations (none are available; false is accepted)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub sbom: Option<String>,
+    /// Attestations (none are available; disabled ones are accepted)
+    #[arg(long, value_name = "TYPE=...")]
+    pub attest: Vec<String>,
+    /// Remote cache to read (not available; a note says so)
+    #[arg(long, value_name = "TYPE=...")]
+    pub cache_from: Vec<String>,
+    /// Remote cache to write (not available)
+    #[arg(long, value_name = "TYPE=...")]
+    pub cache_to: Vec<String>,
+    /// Parent cgroup of RUN steps (not available)
+    #[arg(long, value_name = "CGROUP")]
+    pub cgroup_parent: Option<String>,
+    /// Resources of RUN steps (not available)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub resource: Vec<String>,
+    /// Source policy (not available)
+    #[arg(long, value_name = "FILE")]
+    pub policy: Vec<String>,
+
+    /// Flags without an effect.
+    #[command(flatten)]
+    pub ignored: IgnoredArgs,
+}
+
+/// Flags that scripts pass and that change nothing here: those that choose a BuildKit instance, and those of the classic
+/// builder that `docker buildx build` accepts, hides and ignores as well.
+#[derive(Debug, clap::Args)]
+pub struct IgnoredArgs {
+    #[arg(long, hide = true)]
+    builder: Option<String>,
+    #[arg(short = 'D', long, hide = true, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    debug: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    compress: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    force_rm: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rm: Option<String>,
+    /// Accepted as buildx accepts it; the layers stay as they are.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    pub squash: bool,
+    #[arg(long, hide = true)]
+    isolation: Option<String>,
+    #[arg(long, hide = true)]
+    security_opt: Vec<String>,
+    #[arg(short, long, hide = true)]
+    memory: Option<String>,
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    memory_swap: Option<String>,
+    #[arg(short, long, hide = true)]
+    cpu_shares: Option<String>,
+    #[arg(long, hide = true)]
+    cpu_period: Option<String>,
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    cpu_quota: Option<String>,
+    #[arg(long, hide = true)]
+    cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    cpuset_mems: Option<String>,
+    #[arg(long, hide = true)]
+    print: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn build(line: &str) -> Result<BuildArgs, clap::Error> {
+        match Args::try_parse_from(["croze", "build"].into_iter().chain(line.split_whitespace()))?.command {
+            Command::Build(args) => Ok(*args),
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_mean_what_they_mean_to_buildx() {
+        let args =
+            build("-t a -t b:1 -f x/Dockerfile --build-arg=A=1=2 --platform linux/amd64,linux/arm64 -o out -q .").expect("valid");
+        assert_eq!(args.tags, ["a", "b:1"]);
+        assert_eq!(args.build_args, ["A=1=2"]);
+        assert_eq!(args.platforms, ["linux/amd64", "linux/arm64"]);
+        assert_eq!((args.outputs[0].as_str(), args.quiet, args.context.as_str()), ("out", true, "."));
+        assert_eq!(args.max_parallelism, 32);
+    }
+
+    #[test]
+    fn a_boolean_flag_does_not_swallow_the_context() {
+        let args = build("--provenance --sbom=false ctx").expect("valid");
+        assert_eq!(
+            (args.provenance.as_deref(), args.sbom.as_deref(), args.context.as_str()),
+            (Some("true"), Some("false"), "ctx")
+        );
+    }
+
+    #[test]
+    fn boolean_flags_may_carry_a_value() {
+        let args = build("--pull=false --no-cache=1 -qt name --push=true --push=false .").expect("valid");
+        assert_eq!((args.pull, args.no_cache, args.quiet, args.push), (false, true, true, false));
+        assert_eq!(args.tags, ["name"]);
+    }
+
+    #[test]
+    fn the_last_of_several_values_wins() {
+        assert_eq!(build("--target a --target b .").expect("valid").target.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn flags_of_the_classic_builder_are_accepted() {
+        build("--rm --force-rm --compress --squash -m 1g --memory-swap -1 --cpu-quota=5 --security-opt x --builder b -D .")
+            .expect("valid");
+    }
+
+    #[test]
+    fn unknown_flags_fail_with_code_2() {
+        assert_eq!(build("--no-such-flag .").expect_err("unknown").exit_code(), 2);
+    }
+}

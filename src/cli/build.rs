@@ -1,0 +1,114 @@
+//! `croze build`.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::builder::{self, BuildError, BuildResult};
+use crate::cli::args::BuildArgs;
+use crate::cli::environment::Environment;
+use crate::cli::failure::Failure;
+use crate::cli::metadata::ResultFiles;
+use crate::cli::progress::{Console, TICK};
+use crate::cli::request::{self, Method, Order};
+use crate::cli::say;
+use crate::cli::signals::Signals;
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::store::Store;
+
+/// Builds, shows progress on stderr and leaves the results where the flags say.
+///
+/// # Errors
+/// All that can go wrong; see [`Failure::exit_code`].
+pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
+    let now = SystemTime::now();
+    let quiet = args.quiet;
+    let root = args.store.root.clone();
+    let (iidfile, metadata_file) = (args.iidfile.clone(), args.metadata_file.clone());
+    let order = request::read(args, environment, now).map_err(Failure::usages)?;
+    for note in &order.notes {
+        say(&format!("note: {note}\n"));
+    }
+    if order.method == Method::Check {
+        let message = "`--check` is not available yet";
+        return Err(Failure::usage(Diagnostic::error_without_place("unavailable", message)));
+    }
+    let files = ResultFiles::start(iidfile, metadata_file)?;
+    let store = open_store(root.as_deref(), environment)?;
+    let console = Arc::new(Console::new(order.progress, environment.color));
+    match drive(store, order, &console)? {
+        (Ok(result), _) => {
+            console.finish_built(&result_lines(&result));
+            files.write(&result, now)?;
+            if quiet {
+                print_result(&result.config_digest.to_string())?;
+            }
+            Ok(())
+        }
+        (Err(mut error), signal) => {
+            let shown = console.finish_failed();
+            error.diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error || !shown.contains(diagnostic));
+            Err(Failure::build(error, signal))
+        }
+    }
+}
+
+/// Opens the store that the flag, the environment or the user's identity names.
+///
+/// # Errors
+/// No directory is known, or it cannot be used.
+pub fn open_store(flag: Option<&Path>, environment: &Environment) -> Result<Store, Failure> {
+    let root = environment.store_root(flag).ok_or_else(|| {
+        let message = "no directory for the store: neither `HOME` nor `XDG_DATA_HOME` is set";
+        Failure::usage(Diagnostic::error_without_place("no-store", message).help("pass `--root DIR` or set `CROZE_ROOT`"))
+    })?;
+    Store::open(&root).map_err(|error| Failure::environment("store", &error))
+}
+
+/// Prints a line on stdout; `Err` where nobody can read it.
+///
+/// # Errors
+/// The write fails.
+pub fn print_result(line: &str) -> Result<(), Failure> {
+    writeln!(std::io::stdout().lock(), "{line}").map_err(|error| Failure::file("write to", Path::new("/dev/stdout"), &error))
+}
+
+type Outcome = (Result<BuildResult, BuildError>, Option<u8>);
+
+/// Runs the build on a runtime of one thread, ticking the console and passing signals on. Gives the first signal's number too.
+fn drive(store: Store, order: Order, console: &Arc<Console>) -> Result<Outcome, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::environment("runtime", &error))?;
+    let outcome = runtime.block_on(async {
+        let (mut signals, canceled) = Signals::listen().map_err(|error| Failure::environment("signals", &error))?;
+        let mut build = std::pin::pin!(builder::build(store, order.request, console.clone(), canceled));
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = &mut build => break result,
+                _ = ticks.tick() => console.tick(),
+                never = signals.pass_on() => match never {},
+            }
+        };
+        Ok((result, signals.first()))
+    });
+    // a thread that still reads standard input must not keep the process
+    runtime.shutdown_background();
+    outcome
+}
+
+/// What there is now, for people.
+fn result_lines(result: &BuildResult) -> Vec<String> {
+    let steps = match (result.ran_steps, result.cached_steps) {
+        (0, cached) => format!("all {cached} steps cached"),
+        (ran, cached) => format!("{ran} steps ran, {cached} cached"),
+    };
+    let names: Vec<String> = result.names.iter().map(ToString::to_string).collect();
+    let named = if names.is_empty() { String::new() } else { format!(" {}", names.join(", ")) };
+    let image = format!("image{named} {} ({steps})", result.config_digest);
+    std::iter::once(image).chain(result.written.iter().cloned()).collect()
+}

@@ -1,0 +1,119 @@
+//! `croze import`, `croze images`, `croze inspect`.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::builder::images::{self, ImageFacts};
+use crate::builder::import;
+use crate::cli::args::{ImagesArgs, ImportArgs, InspectArgs};
+use crate::cli::build::{open_store, print_result};
+use crate::cli::environment::Environment;
+use crate::cli::failure::Failure;
+use crate::cli::say;
+use crate::diagnostic::Diagnostic;
+use crate::diagnostic::render::render;
+use crate::reference::{ImageRef, Platform};
+
+/// Makes an image of a root file system and names it.
+///
+/// # Errors
+/// Wrong arguments, an unreadable tar, or a store that fails.
+pub fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failure> {
+    let name = image_ref(&args.name)?;
+    let platform = match args.platform.as_deref().map(str::parse).transpose() {
+        Ok(platform) => platform.unwrap_or_else(Platform::host),
+        Err(error) => return Err(Failure::usage(Diagnostic::error_without_place("bad-flag", format!("{error}")))),
+    };
+    let mut rootfs: Box<dyn Read + Send> = if args.rootfs == Path::new("-") {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(&args.rootfs).map_err(|error| Failure::file("open", &args.rootfs, &error))?)
+    };
+    let store = open_store(args.store.root.as_deref(), environment)?;
+    let record = import::import(&store, &mut rootfs, &name, &platform, SystemTime::now());
+    let record = record.map_err(|error| Failure::build(error, None))?;
+    print_result(&format!("{name} {}", record.manifest))
+}
+
+/// Lists all images, one line each.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn list(args: &ImagesArgs, environment: &Environment) -> Result<(), Failure> {
+    let store = open_store(args.store.root.as_deref(), environment)?;
+    let (images, damaged) = images::list(&store).map_err(|error| Failure::build(error, None))?;
+    for diagnostic in &damaged {
+        say(&(render(diagnostic, environment.color) + "\n"));
+    }
+    print_result(table(&images).trim_end())
+}
+
+/// Prints all that is known of an image as JSON.
+///
+/// # Errors
+/// There is no such image, or the store cannot be read.
+pub fn inspect(args: &InspectArgs, environment: &Environment) -> Result<(), Failure> {
+    let name = image_ref(&args.name)?;
+    let store = open_store(args.store.root.as_deref(), environment)?;
+    let image = images::inspect(&store, &name).map_err(|error| Failure::build(error, None))?;
+    let json = serde_json::to_string_pretty(&image).map_err(|error| Failure::environment("json", &error))?;
+    print_result(&json)
+}
+
+fn image_ref(text: &str) -> Result<ImageRef, Failure> {
+    text.parse().map_err(|error| Failure::usage(Diagnostic::error_without_place("bad-name", format!("{error}"))))
+}
+
+/// Columns as wide as their widest cell; digests cut to 12 hex digits, as Docker prints them.
+fn table(images: &[ImageFacts]) -> String {
+    let header = ["NAME", "IMAGE ID", "PLATFORM", "LAYERS", "SIZE"].map(str::to_owned);
+    let rows = images.iter().map(|image| {
+        let id = image.config_digest.to_string().trim_start_matches("sha256:").chars().take(12).collect();
+        [image.name.clone(), id, image.platform.clone(), image.layers.len().to_string(), size(image.layers_bytes)]
+    });
+    let rows: Vec<[String; 5]> = std::iter::once(header).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 5] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(text, "{}", cells.join("  ").trim_end()).expect("strings take everything");
+    }
+    text
+}
+
+/// Bytes for people: `1.9 MB`, in powers of 1000.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1000.0;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_for_people() {
+        assert_eq!(
+            [size(0), size(999), size(1000), size(1_949_999), size(999_950), size(5_000_000_000)],
+            ["0 B", "999 B", "1.0 kB", "1.9 MB", "1.0 MB", "5.0 GB"]
+        );
+    }
+
+    #[test]
+    fn an_empty_store_lists_a_header() {
+        assert_eq!(table(&[]), "NAME  IMAGE ID  PLATFORM  LAYERS  SIZE\n");
+    }
+}

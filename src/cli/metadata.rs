@@ -1,0 +1,121 @@
+//! Files that a build leaves for its caller: the image ID and the facts about the result.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use crate::builder::BuildResult;
+use crate::cli::failure::Failure;
+use crate::digest::Digest;
+
+/// `--iidfile` and `--metadata-file`.
+pub struct ResultFiles {
+    iidfile: Option<PathBuf>,
+    metadata_file: Option<PathBuf>,
+}
+
+impl ResultFiles {
+    /// Removes both files, so that a build that fails leaves none behind.
+    ///
+    /// # Errors
+    /// A file that is there cannot be removed.
+    pub fn start(iidfile: Option<PathBuf>, metadata_file: Option<PathBuf>) -> Result<ResultFiles, Failure> {
+        for path in [&iidfile, &metadata_file].into_iter().flatten() {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Failure::file("remove", path, &error)),
+                _ => {}
+            }
+        }
+        Ok(ResultFiles { iidfile, metadata_file })
+    }
+
+    /// Writes both: the config digest without a newline, and JSON indented by two spaces.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write(&self, result: &BuildResult, now: SystemTime) -> Result<(), Failure> {
+        let put = |path: &Path, text: String| std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error));
+        if let Some(path) = &self.iidfile {
+            put(path, result.config_digest.to_string())?;
+        }
+        if let Some(path) = &self.metadata_file {
+            put(path, format!("{:#}", metadata(result, &build_ref(now))))?;
+        }
+        Ok(())
+    }
+}
+
+/// The keys that `docker buildx build --metadata-file` writes, in its (alphabetical) order.
+fn metadata(result: &BuildResult, build_ref: &str) -> Value {
+    let names: Vec<String> = result.names.iter().map(crate::reference::ImageRef::canonical).collect();
+    let mut members = Map::new();
+    members.insert("buildx.build.ref".into(), json!(build_ref));
+    members.insert("containerimage.config.digest".into(), json!(result.config_digest));
+    members.insert(
+        "containerimage.descriptor".into(),
+        json!({
+            "mediaType": result.manifest_media_type,
+            "digest": result.manifest_digest,
+            "size": result.manifest_bytes,
+        }),
+    );
+    members.insert("containerimage.digest".into(), json!(result.manifest_digest));
+    if !names.is_empty() {
+        members.insert("image.name".into(), json!(names.join(",")));
+    }
+    Value::Object(members)
+}
+
+/// `builder/node/id`; the id has buildx's 25 characters and differs from build to build.
+fn build_ref(now: SystemTime) -> String {
+    let nanos = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let seed = Digest::of(format!("{nanos} {}", std::process::id()).as_bytes()).to_string();
+    let hex = seed.trim_start_matches("sha256:");
+    format!("croze/local/{}", &hex[..25])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_are_those_of_buildx() {
+        let digest = Digest::of(b"x");
+        let result = BuildResult {
+            config_digest: digest,
+            manifest_media_type: "application/vnd.oci.image.manifest.v1+json".into(),
+            manifest_digest: digest,
+            manifest_bytes: 7,
+            names: vec!["a".parse().expect("valid"), "b:1".parse().expect("valid")],
+            written: Vec::new(),
+            ran_steps: 0,
+            cached_steps: 0,
+            warnings: Vec::new(),
+        };
+        let expected = format!(
+            r#"{{
+  "buildx.build.ref": "r",
+  "containerimage.config.digest": "{digest}",
+  "containerimage.descriptor": {{
+    "digest": "{digest}",
+    "mediaType": "application/vnd.oci.image.manifest.v1+json",
+    "size": 7
+  }},
+  "containerimage.digest": "{digest}",
+  "image.name": "docker.io/library/a:latest,docker.io/library/b:1"
+}}"#
+        );
+        assert_eq!(format!("{:#}", metadata(&result, "r")), expected);
+    }
+
+    #[test]
+    fn old_files_are_gone_at_the_start() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let iidfile = directory.path().join("iid");
+        std::fs::write(&iidfile, "old").expect("writes");
+        ResultFiles::start(Some(iidfile.clone()), Some(directory.path().join("absent"))).expect("starts");
+        assert!(!iidfile.exists());
+    }
+}

@@ -1,0 +1,307 @@
+//! `croze build`'s arguments as a [`BuildRequest`]. All wrong flags are reported at once.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::builder::{BuildRequest, ContextSource, DockerfileSource, NoCache};
+use crate::cli::args::{BuildArgs, ProgressMode};
+use crate::cli::environment::Environment;
+use crate::cli::values::{self, BadValue};
+use crate::diagnostic::Diagnostic;
+use crate::graph::Network;
+use crate::reference::{ImageRef, Platform};
+
+/// What to do with the Dockerfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Build it.
+    Build,
+    /// Report what the build checks find.
+    Check,
+}
+
+/// What `croze build` was asked for, read and checked.
+pub struct Order {
+    /// Build or check.
+    pub method: Method,
+    /// How to show it.
+    pub progress: ProgressMode,
+    /// What the builder needs.
+    pub request: BuildRequest,
+    /// Things to tell the user before the build starts, one line each.
+    pub notes: Vec<String>,
+}
+
+/// Reads the values of all flags. `now` becomes the build's time.
+///
+/// # Errors
+/// One diagnostic per wrong flag, in the order of the fields; at least one.
+pub fn read(args: BuildArgs, environment: &Environment, now: SystemTime) -> Result<Order, Vec<Diagnostic>> {
+    let mut problems = Problems::default();
+    refuse_unavailable(&args, &mut problems);
+    let order = Order {
+        method: method(&args, &mut problems),
+        progress: progress(&args, environment, &mut problems),
+        notes: notes(&args),
+        request: request(args, environment, now, &mut problems),
+    };
+    if problems.0.is_empty() { Ok(order) } else { Err(problems.0) }
+}
+
+fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems: &mut Problems) -> BuildRequest {
+    if args.context == "-" && args.file.as_deref() == Some(Path::new("-")) {
+        problems.say("two-streams", "context and Dockerfile cannot both be standard input");
+    }
+    BuildRequest {
+        context: context(&args.context),
+        dockerfile: dockerfile(args.file),
+        named_contexts: problems.all("--build-context", &args.build_contexts, values::named_context),
+        target: args.target.filter(|target| !target.is_empty()),
+        build_args: problems.some("--build-arg", &args.build_args, |text| values::build_arg(text, environment)),
+        labels: problems.all("--label", &args.labels, values::label),
+        tags: problems.all("--tag", &args.tags, tag),
+        platform: platform(&args.platforms, environment, problems),
+        no_cache: no_cache(args.no_cache, args.no_cache_filter),
+        pull: args.pull,
+        outputs: args.outputs,
+        annotations: args.annotations,
+        secrets: problems.some("--secret", &args.secrets, |text| values::secret(text, environment)),
+        ssh: problems.all("--ssh", &args.ssh, |text| values::ssh_agent(text, environment)),
+        allow: problems.all("--allow", &args.allow, values::entitlement),
+        network: problems.one("--network", &args.network, values::network).unwrap_or(Network::Default),
+        extra_hosts: problems.all("--add-host", &args.add_hosts, values::host),
+        shm_size_bytes: args.shm_size.and_then(|text| problems.one("--shm-size", &text, values::bytes)),
+        ulimits: problems.all("--ulimit", &args.ulimits, values::ulimit),
+        max_parallelism: usize::from(args.max_parallelism),
+        now,
+        stdout: Box::new(std::io::stdout()),
+        client_env: environment.passed_on(),
+    }
+}
+
+fn context(text: &str) -> ContextSource {
+    match text {
+        "-" => ContextSource::Stream(stdin()),
+        text if values::is_remote(text) => ContextSource::Remote(text.to_owned()),
+        text => ContextSource::Directory(PathBuf::from(text)),
+    }
+}
+
+fn dockerfile(file: Option<PathBuf>) -> DockerfileSource {
+    match file {
+        None => DockerfileSource::Default,
+        Some(file) if file == Path::new("-") => DockerfileSource::Stream(stdin()),
+        Some(file) => DockerfileSource::File(file),
+    }
+}
+
+fn stdin() -> Box<dyn Read + Send> {
+    Box::new(io::stdin())
+}
+
+fn tag(text: &str) -> Result<ImageRef, BadValue> {
+    let image_ref: ImageRef = text.parse()?;
+    match image_ref.digest {
+        Some(_) => Err(BadValue::Form { value: text.to_owned(), form: "NAME[:TAG]" }),
+        None => Ok(image_ref),
+    }
+}
+
+fn platform(flags: &[String], environment: &Environment, problems: &mut Problems) -> Option<Platform> {
+    let default: Vec<String> = environment.get("DOCKER_DEFAULT_PLATFORM").map(str::to_owned).into_iter().collect();
+    let texts = if flags.is_empty() { &default } else { flags };
+    if texts.len() > 1 {
+        problems.say("unavailable", "building for several platforms at once is not available yet");
+    }
+    let text = texts.first().filter(|text| *text != "local")?;
+    match text.parse() {
+        Ok(platform) => Some(platform),
+        Err(error) => {
+            problems.say("bad-flag", format!("invalid value for `--platform`: {error}"));
+            None
+        }
+    }
+}
+
+fn no_cache(all: bool, stages: Vec<String>) -> NoCache {
+    match (all, stages.is_empty()) {
+        (true, _) => NoCache::All,
+        (false, true) => NoCache::Never,
+        (false, false) => NoCache::Stages(stages),
+    }
+}
+
+fn method(args: &BuildArgs, problems: &mut Problems) -> Method {
+    match (args.check, args.call.as_str()) {
+        (true, _) | (false, "check" | "lint") => Method::Check,
+        (false, "build" | "") => Method::Build,
+        (false, other) => {
+            problems.say("unavailable", format!("`--call={other}` is not available; `build` and `check` are"));
+            Method::Build
+        }
+    }
+}
+
+fn progress(args: &BuildArgs, environment: &Environment, problems: &mut Problems) -> ProgressMode {
+    let from_environment = || environment.get("BUILDKIT_PROGRESS").and_then(|text| clap::ValueEnum::from_str(text, true).ok());
+    match (args.quiet, args.progress) {
+        (true, None | Some(ProgressMode::Quiet)) => ProgressMode::Quiet,
+        (true, Some(_)) => {
+            problems.say("bad-flag", "`--quiet` and `--progress` cannot be used together");
+            ProgressMode::Quiet
+        }
+        (false, Some(mode)) => mode,
+        (false, None) => from_environment().unwrap_or(ProgressMode::Auto),
+    }
+}
+
+/// Flags that ask for something croze cannot give. What only asks *not* to have it is fine.
+fn refuse_unavailable(args: &BuildArgs, problems: &mut Problems) {
+    let asked = |value: &Option<String>| {
+        value.as_deref().is_some_and(|text| !matches!(text, "" | "disabled") && values::boolean(text) != Ok(false))
+    };
+    let disabled = |text: &String| {
+        values::csv_fields(text)
+            .iter()
+            .any(|field| matches!(field.split_once('='), Some(("disabled", value)) if values::boolean(value) == Ok(true)))
+    };
+    let refused = [
+        (args.push, "`--push` is not available; `--output type=oci,dest=FILE` writes an archive that `skopeo copy` can push"),
+        (args.load, "`--load` is not available; `--output type=docker,dest=FILE` writes an archive for `docker load`"),
+        (asked(&args.provenance), "`--provenance`: attestations are not available"),
+        (asked(&args.sbom), "`--sbom`: attestations are not available"),
+        (!args.attest.iter().all(disabled), "`--attest`: attestations are not available"),
+        (!args.cache_to.is_empty(), "`--cache-to`: remote caches are not available"),
+        (args.cgroup_parent.is_some(), "`--cgroup-parent` is not available"),
+        (!args.resource.is_empty(), "`--resource` is not available"),
+        (!args.policy.is_empty(), "`--policy` is not available"),
+    ];
+    for (_, message) in refused.into_iter().filter(|(refused, _)| *refused) {
+        problems.say("unavailable", message);
+    }
+}
+
+fn notes(args: &BuildArgs) -> Vec<String> {
+    let notes = [
+        (!args.cache_from.is_empty(), "`--cache-from` is ignored: remote caches are not available"),
+        (args.ignored.squash, "`--squash` is ignored, as by buildx; a stage with one `COPY --from` has one layer"),
+    ];
+    notes.into_iter().filter(|(said, _)| *said).map(|(_, text)| text.to_owned()).collect()
+}
+
+/// What is wrong with the flags, so far.
+#[derive(Default)]
+struct Problems(Vec<Diagnostic>);
+
+impl Problems {
+    fn say(&mut self, code: &'static str, message: impl Into<String>) {
+        self.0.push(Diagnostic::error_without_place(code, message));
+    }
+
+    fn one<T>(&mut self, flag: &str, text: &str, read: impl Fn(&str) -> Result<T, BadValue>) -> Option<T> {
+        read(text).map_err(|error| self.say("bad-flag", format!("invalid value for `{flag}`: {error}"))).ok()
+    }
+
+    fn all<T>(&mut self, flag: &str, texts: &[String], read: impl Fn(&str) -> Result<T, BadValue>) -> Vec<T> {
+        texts.iter().filter_map(|text| self.one(flag, text, &read)).collect()
+    }
+
+    fn some<T>(&mut self, flag: &str, texts: &[String], read: impl Fn(&str) -> Result<Option<T>, BadValue>) -> Vec<T> {
+        self.all(flag, texts, read).into_iter().flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{Args, Command};
+    use clap::Parser;
+
+    fn order(line: &str, variables: &[(&str, &str)]) -> Result<Order, Vec<Diagnostic>> {
+        let args = Args::try_parse_from(["croze", "build"].into_iter().chain(line.split_whitespace())).expect("known flags");
+        match args.command {
+            Command::Build(args) => read(*args, &Environment::with(variables), SystemTime::UNIX_EPOCH),
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn check_refused(line: &str, expected: &[&str]) {
+        let Err(diagnostics) = order(line, &[]) else { panic!("`{line}` is accepted") };
+        let messages: Vec<&str> = diagnostics.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
+        assert_eq!(messages, expected);
+    }
+
+    fn accepted(line: &str, variables: &[(&str, &str)]) -> Order {
+        order(line, variables).unwrap_or_else(|diagnostics| panic!("{diagnostics:?}"))
+    }
+
+    #[test]
+    fn all_wrong_flags_are_reported_at_once() {
+        check_refused(
+            "--push -t Upper --network nope --shm-size x .",
+            &[
+                "`--push` is not available; `--output type=oci,dest=FILE` writes an archive that `skopeo copy` can push",
+                "invalid value for `--tag`: image name `Upper` has upper-case letters; repository names are lower case",
+                "invalid value for `--network`: `nope` is not one of `default`, `none`, `host`",
+                "invalid value for `--shm-size`: `x` is not a size such as `64m`",
+            ],
+        );
+    }
+
+    #[test]
+    fn asking_for_no_attestations_is_fine() {
+        accepted("--provenance=false --sbom=0 --attest type=provenance,disabled=true .", &[]);
+        check_refused("--provenance=mode=max .", &["`--provenance`: attestations are not available"]);
+        check_refused("--attest type=sbom .", &["`--attest`: attestations are not available"]);
+    }
+
+    #[test]
+    fn the_context_is_a_directory_a_stream_or_remote() {
+        let kind = |line: &str| match accepted(line, &[]).request.context {
+            ContextSource::Directory(path) => path.display().to_string(),
+            ContextSource::Stream(_) => "stream".to_owned(),
+            ContextSource::Remote(text) => format!("remote {text}"),
+        };
+        assert_eq!(kind("a/b"), "a/b");
+        assert_eq!(kind("-"), "stream");
+        assert_eq!(kind("https://x/y.git"), "remote https://x/y.git");
+        check_refused("-f - -", &["context and Dockerfile cannot both be standard input"]);
+    }
+
+    #[test]
+    fn the_platform_may_come_from_the_environment() {
+        let platform = |line: &str, variables: &[(&str, &str)]| {
+            accepted(line, variables).request.platform.map(|platform| platform.to_string())
+        };
+        assert_eq!(platform(".", &[]), None);
+        assert_eq!(platform(".", &[("DOCKER_DEFAULT_PLATFORM", "linux/arm64")]).as_deref(), Some("linux/arm64"));
+        assert_eq!(
+            platform("--platform linux/386 .", &[("DOCKER_DEFAULT_PLATFORM", "linux/arm64")]).as_deref(),
+            Some("linux/386")
+        );
+        check_refused("--platform linux/amd64,linux/arm64 .", &["building for several platforms at once is not available yet"]);
+    }
+
+    #[test]
+    fn checks_have_two_spellings() {
+        assert_eq!(accepted("--check .", &[]).method, Method::Check);
+        assert_eq!(accepted("--call=check .", &[]).method, Method::Check);
+        check_refused("--call=outline .", &["`--call=outline` is not available; `build` and `check` are"]);
+    }
+
+    #[test]
+    fn quiet_wins_over_the_environment_only() {
+        assert_eq!(accepted("-q .", &[("BUILDKIT_PROGRESS", "plain")]).progress, ProgressMode::Quiet);
+        assert_eq!(accepted(".", &[("BUILDKIT_PROGRESS", "rawjson")]).progress, ProgressMode::Rawjson);
+        check_refused("-q --progress plain .", &["`--quiet` and `--progress` cannot be used together"]);
+    }
+
+    #[test]
+    fn stages_without_cache() {
+        assert_eq!(accepted(".", &[]).request.no_cache, NoCache::Never);
+        assert_eq!(accepted("--no-cache .", &[]).request.no_cache, NoCache::All);
+        assert_eq!(accepted("--no-cache-filter a,b .", &[]).request.no_cache, NoCache::Stages(vec!["a".into(), "b".into()]));
+    }
+}

@@ -1,0 +1,48 @@
+//! SIGINT and SIGTERM: the first asks the build to stop, a second SIGINT does not wait for it.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+/// Waits for signals as long as a build runs.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    cancel: watch::Sender<bool>,
+    first: Option<u8>,
+}
+
+impl Signals {
+    /// Takes over both signals; the receiver turns true on the first one. Must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel refuses a handler.
+    pub fn listen() -> std::io::Result<(Signals, watch::Receiver<bool>)> {
+        let (cancel, canceled) = watch::channel(false);
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        Ok((Signals { interrupt, terminate, cancel, first: None }, canceled))
+    }
+
+    /// The number of the first signal that came.
+    pub fn first(&self) -> Option<u8> {
+        self.first
+    }
+
+    /// Passes signals on until dropped; never returns. A second SIGINT ends the process at once: what the kernel frees with
+    /// a process (namespaces, locks) is freed, temporary files are left to the next build.
+    pub async fn pass_on(&mut self) -> std::convert::Infallible {
+        const INTERRUPT: u8 = 2;
+        const TERMINATE: u8 = 15;
+        loop {
+            let number = tokio::select! {
+                _ = self.interrupt.recv() => INTERRUPT,
+                _ = self.terminate.recv() => TERMINATE,
+            };
+            if self.first.is_some() && number == INTERRUPT {
+                std::process::exit(128 + i32::from(INTERRUPT));
+            }
+            self.first.get_or_insert(number);
+            self.cancel.send_replace(true);
+        }
+    }
+}

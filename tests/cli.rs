@@ -1,0 +1,86 @@
+//! croze as its users meet it: the binary, its flags, texts and exit codes.
+
+mod common;
+
+use common::{Space, busybox_tar};
+use serde_json::Value;
+
+#[test]
+fn the_version_is_the_packages() {
+    let run = Space::new().croze(["--version"]).succeeds();
+    assert_eq!(run.stdout, format!("croze {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn an_unknown_flag_is_wrong_usage() {
+    let run = Space::new().croze(["build", "--no-such-flag", "."]);
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.starts_with("error: unexpected argument '--no-such-flag' found\n"), "{}", run.stderr);
+    assert_eq!(run.stdout, "");
+}
+
+#[test]
+fn all_wrong_values_are_reported() {
+    Space::new().croze(["build", "-t", "Upper", "--network", "bridge", "."]).fails(
+        2,
+        "error: invalid value for `--tag`: image name `Upper` has upper-case letters; repository names are lower case\n\
+         error: invalid value for `--network`: `bridge` is not one of `default`, `none`, `host`\n",
+    );
+}
+
+#[test]
+fn what_is_not_there_yet_says_so() {
+    Space::new()
+        .croze(["build", "--provenance=mode=max", "."])
+        .fails(2, "error: `--provenance`: attestations are not available\n");
+}
+
+#[test]
+fn an_imported_base_keeps_its_digest() {
+    let space = Space::new();
+    let first = space.croze(["import", busybox_tar(), "busybox"]).succeeds();
+    let second = space.croze(["import", busybox_tar(), "other:1"]).succeeds();
+    let digest = |run: &common::Run| run.stdout.split_whitespace().last().map(str::to_owned);
+    assert!(first.stdout.starts_with("busybox:latest sha256:"), "{}", first.stdout);
+    assert_eq!(digest(&first), digest(&second));
+}
+
+#[test]
+fn what_is_no_tar_is_not_imported() {
+    let space = Space::new();
+    space.write("junk", "junk\n");
+    space
+        .croze(["import", "junk", "x"])
+        .fails(2, "error: the layer is damaged: cannot read the next entry of the tar: unexpected end of file\n");
+    assert_eq!(space.croze(["images"]).succeeds().stdout, "NAME  IMAGE ID  PLATFORM  LAYERS  SIZE\n");
+}
+
+#[test]
+fn inspect_prints_json_and_knows_slips() {
+    let space = Space::with_busybox();
+    let json: Value = serde_json::from_str(&space.croze(["inspect", "busybox"]).succeeds().stdout).expect("JSON");
+    assert_eq!(json["name"], "busybox:latest");
+    assert_eq!(json["layers"][0]["diff_id"], json["config"]["rootfs"]["diff_ids"][0]);
+    space
+        .croze(["inspect", "busybx"])
+        .fails(2, "error: no image `busybx:latest` in the store\n |\n = help: did you mean `busybox:latest`?\n");
+}
+
+#[test]
+fn the_store_flag_beats_the_environment() {
+    let space = Space::with_busybox();
+    let elsewhere = space.croze(["images", "--root", "other-store"]).succeeds();
+    assert_eq!(elsewhere.stdout.lines().count(), 1);
+    assert_eq!(space.croze(["images"]).succeeds().stdout.lines().count(), 2);
+}
+
+#[test]
+fn a_closed_stderr_changes_no_exit_code() {
+    let space = Space::new();
+    let mut child = space.command(["build", "--network", "bridge", "."]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = child.stderr(writer).status().expect("croze starts");
+    assert_eq!(status.code(), Some(2));
+}
