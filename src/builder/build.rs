@@ -14,7 +14,7 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
-use crate::graph::{Graph, StepIndex};
+use crate::graph::{Graph, Origin, StepIndex};
 use crate::plan::{self, Base, Bases, ImageLocation, Lowered, NamedContext, Options, Wanted};
 use crate::reference::{ImageRef, Platform};
 use crate::registry::{Anonymous, Client, Proxies, RegistryConfig};
@@ -173,10 +173,10 @@ impl Build<'_> {
             cancel: stopped,
         };
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let worker = Arc::new(LocalWorker::new(shared).map_err(|error| report::step_error(&error, &Default::default()))?);
+        let worker = Arc::new(LocalWorker::new(shared).map_err(|error| report::step_error(&error, &Origin::default()))?);
         let schedule = Schedule {
             graph: graph.clone(),
-            worker,
+            worker: worker.clone(),
             cache,
             store: self.store.clone(),
             events: self.reporter.events.clone(),
@@ -198,6 +198,8 @@ impl Build<'_> {
             Some(Output::Stack(stack)) => stack,
             _ => return Err(internal("the target is no file system")),
         };
+        // a base that no step read is fetched for the output
+        worker.trees(&stack).await.map_err(|error| report::step_error(&error, &Origin::default()))?;
         Ok(Ran { image: super::output::BuiltImage { draft, stack, epoch }, summary })
     }
 

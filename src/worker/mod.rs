@@ -131,8 +131,8 @@ impl LocalWorker {
         Ok(LocalWorker { shared, fetched: Mutex::default(), trees: Mutex::default(), launcher: Arc::default(), canceling })
     }
 
-    /// The directories of a stack's layers, bottom first; a base image's missing layers are fetched.
-    async fn trees(&self, stack: &Stack) -> Result<Vec<PathBuf>, WorkError> {
+    /// The directories of a stack's layers, bottom first, each once; a base image's missing layers are fetched.
+    pub async fn trees(&self, stack: &Stack) -> Result<Vec<PathBuf>, WorkError> {
         let mut trees = Vec::with_capacity(stack.layers.len());
         for layer in &stack.layers {
             let known = self.trees.lock().expect("no holder of this lock panics").get(&layer.diff_id).cloned();
@@ -140,6 +140,9 @@ impl LocalWorker {
                 Some(tree) => tree,
                 None => self.tree(layer).await?,
             };
+            // A tree that lies in the stack twice is used at its upper place: there it covers whatever it did at the lower one,
+            // and overlayfs refuses to see a directory twice.
+            trees.retain(|lower| *lower != tree);
             trees.push(tree);
         }
         Ok(trees)
