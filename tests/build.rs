@@ -67,6 +67,22 @@ fn a_failed_build_leaves_no_files_of_a_former_one() {
 
 #[test]
 #[ignore = "needs the parser and the planner"]
+fn a_failed_step_says_what_where_and_its_last_words() {
+    let space = Space::with_busybox();
+    space.dockerfile("FROM busybox\nRUN echo one; mkae all\n");
+    space.build(&[]).fails(
+        1,
+        "error: `RUN` did not complete successfully: exit code 127: command not found\n \
+         --> Dockerfile:2:1\n  |\n\
+         2 | RUN echo one; mkae all\n  \
+         | ^^^^^^^^^^^^^^^^^^^^^^\n  |\n  \
+         = note: in stage `0`\n  \
+         = note: the last lines of its output:\n          one\n          /bin/sh: mkae: not found\n",
+    );
+}
+
+#[test]
+#[ignore = "needs the parser and the planner"]
 fn the_dockerfile_may_come_on_standard_input() {
     let space = Space::with_busybox();
     space.write("ctx/file", "content\n");

@@ -127,7 +127,7 @@ const CRATES: &[(&str, &[&str])] = &[
     // a calendar: text of times for configs, progress and listings
     ("jiff", &["builder", "cli", "image", "plan", "source"]),
     // constants of the kernel; calls go through rustix outside `sandbox`
-    ("libc", &["layer", "sandbox", "snapshot"]),
+    ("libc", &["layer", "sandbox", "snapshot", "source"]),
     ("libdeflater", &["layer"]),
     ("lzma_rust2", &["layer"]),
     ("petgraph", &["graph"]),
