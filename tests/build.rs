@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 use common::{Registry, Space, judge, sample, skip_unless};
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn the_hello_sample_builds() {
     let space = Space::with_busybox();
     let output = format!("type=local,dest={}", space.text_path("out"));
@@ -18,7 +17,6 @@ fn the_hello_sample_builds() {
 }
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn the_stages_of_the_multi_sample_meet() {
     let space = Space::with_busybox();
     let output = format!("type=local,dest={}", space.text_path("out"));
@@ -30,7 +28,6 @@ fn the_stages_of_the_multi_sample_meet() {
 }
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn a_second_build_runs_nothing_and_gives_the_same_image() {
     let space = Space::with_busybox();
     let build = || space.croze(["build", "-q", &sample("multi")]).succeeds().stdout;
@@ -41,7 +38,6 @@ fn a_second_build_runs_nothing_and_gives_the_same_image() {
 }
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn the_id_is_the_same_everywhere() {
     let space = Space::with_busybox();
     space.dockerfile("FROM busybox\nENV A=1\n");
@@ -56,7 +52,6 @@ fn the_id_is_the_same_everywhere() {
 }
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn a_failed_build_leaves_no_files_of_a_former_one() {
     let space = Space::with_busybox();
     space.dockerfile("FROM busybox\nRUN false\n").write("iid", "old").write("metadata.json", "{}");
@@ -66,7 +61,6 @@ fn a_failed_build_leaves_no_files_of_a_former_one() {
 }
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn a_failed_step_says_what_where_and_its_last_words() {
     let space = Space::with_busybox();
     space.dockerfile("FROM busybox\nRUN echo one; mkae all\n");
@@ -82,7 +76,6 @@ fn a_failed_step_says_what_where_and_its_last_words() {
 }
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn the_dockerfile_may_come_on_standard_input() {
     let space = Space::with_busybox();
     space.write("ctx/file", "content\n");
@@ -92,7 +85,6 @@ fn the_dockerfile_may_come_on_standard_input() {
 }
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn plain_progress_reads_as_buildkits() {
     let space = Space::with_busybox();
     space.dockerfile("FROM busybox\nRUN echo out; echo err >&2\n");
@@ -107,7 +99,6 @@ fn plain_progress_reads_as_buildkits() {
 }
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn other_tools_accept_the_archive() {
     if !skip_unless("other_tools_accept_the_archive", &["skopeo", "umoci"]) {
         return;
@@ -125,7 +116,6 @@ fn other_tools_accept_the_archive() {
 }
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn an_interrupted_build_ends_with_130() {
     let space = Space::with_busybox();
     space.dockerfile("FROM busybox\nRUN echo it runs; sleep 600\n");
@@ -141,7 +131,6 @@ fn an_interrupted_build_ends_with_130() {
 }
 
 #[test]
-#[ignore = "needs the parser and the planner"]
 fn a_base_comes_from_a_registry_once() {
     if !skip_unless("a_base_comes_from_a_registry_once", &["skopeo", "docker-registry"]) {
         return;
