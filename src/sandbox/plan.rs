@@ -92,6 +92,18 @@ pub enum MountKind {
         /// Where writes go, or `None` for a read-only view.
         writes: Option<Writes>,
     },
+    /// A file in memory, read-only; its bytes are in no file system but its own.
+    File {
+        /// What is in it.
+        #[serde(with = "bytes_as_text")]
+        content: Vec<u8>,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// Memory.
     Tmpfs {
         /// Most bytes that it holds; `None` for the kernel's default, half of the memory.
@@ -99,6 +111,20 @@ pub enum MountKind {
         /// Mode of its root.
         mode: u32,
     },
+}
+
+/// Bytes on their way to the launcher: one character each, which JSON takes as it is.
+mod bytes_as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&bytes.iter().copied().map(char::from).collect::<String>())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.chars().map(|c| u8::try_from(c).map_err(de::Error::custom)).collect()
+    }
 }
 
 /// Where an overlay keeps what is written to it.

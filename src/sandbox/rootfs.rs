@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat, statat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
+use rustix::process::{Gid, Uid};
 
 use super::child::{AtStage, Failure};
 use super::error::Stage;
@@ -283,6 +284,9 @@ fn mount_source<'a>(kind: &'a MountKind, target: &'a str, dialect: OverlayDialec
             attach(&stack, place).at(Stage::FindSource, subpath)?;
             show_part(stack, subpath, writes.is_some())
         }
+        MountKind::File { content, uid, gid, mode } => {
+            file_in_memory(content, (*uid, *gid), *mode).at(Stage::MountTarget, target)
+        }
         MountKind::Tmpfs { size_bytes, mode } => {
             let (mode, size) = (format!("{mode:o}"), size_bytes.unwrap_or(0).to_string());
             let options = [("mode", mode.as_str()), ("size", size.as_str())];
@@ -290,6 +294,25 @@ fn mount_source<'a>(kind: &'a MountKind, target: &'a str, dialect: OverlayDialec
             mounts::virtual_fs("tmpfs", options, NO_SUID | NO_DEV).at(Stage::MountTarget, target)
         }
     }
+}
+
+/// The only file of a file system of its own.
+fn file_in_memory(content: &[u8], (uid, gid): (u32, u32), mode: u32) -> Result<OwnedFd, Errno> {
+    let memory = mounts::virtual_fs("tmpfs", &[("mode", "700")], NO_SUID | NO_DEV)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(&memory, "file", flags, Mode::from_raw_mode(0o600))?;
+    let mut rest = content;
+    while !rest.is_empty() {
+        let written = rustix::io::write(&file, rest)?;
+        rest = &rest[written..];
+    }
+    rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    // As for parts of overlays: only attached mounts can be cloned everywhere.
+    attach(&memory, mounts::open_tree_place("/sys")?)?;
+    let tree = clone_tree(find_entry(&memory, "file")?, Reach::One)?;
+    sys::mount_setattr(&tree, NO_SUID | NO_DEV | READ_ONLY, Reach::One)?;
+    Ok(tree)
 }
 
 fn is_whole(subpath: &str) -> bool {

@@ -26,22 +26,8 @@ pub struct Mounted {
 pub enum Held {
     /// Temporary files on disk.
     Temp(TempDir),
-    /// Temporary files in memory.
-    Memory(MemoryDir),
     /// The lock of a cache mount.
     Lock(StepLock),
-}
-
-/// A directory in memory for secrets, removed when dropped.
-pub struct MemoryDir {
-    path: PathBuf,
-}
-
-impl Drop for MemoryDir {
-    fn drop(&mut self) {
-        // it is in memory and readable by nobody else; a later boot forgets it if this fails
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
 }
 
 /// The trees that bind mounts read, one per mount of the op, `None` for other kinds: layer directories bottom first.
@@ -51,14 +37,10 @@ pub type Trees = Vec<Option<Vec<PathBuf>>>;
 pub fn prepare(op: &ExecOp, trees: &Trees, shared: &Shared) -> Result<Mounted, WorkError> {
     let mut mounted = Mounted::default();
     if let Some(script) = &op.script {
-        let temp = shared.store.temp_dir()?;
-        let source = temp.path.join("script");
-        write_file(&source, script.content.as_bytes(), 0o755, 0, 0)?;
         mounted.mounts.push(sandbox::Mount {
             target: format!("/dev/pipes/{}", script.name),
-            kind: sandbox::MountKind::Bind { source, subpath: String::new(), writable: false },
+            kind: sandbox::MountKind::File { content: script.content.clone().into_bytes(), uid: 0, gid: 0, mode: 0o755 },
         });
-        mounted.held.push(Held::Temp(temp));
     }
     for (mount, trees) in op.mounts.iter().zip(trees) {
         one(mount, trees.as_deref(), shared, &mut mounted)?;
@@ -81,11 +63,7 @@ fn one(mount: &Mount, trees: Option<&[PathBuf]>, shared: &Shared, mounted: &mut 
             if !file {
                 return Ok(());
             }
-            let memory = memory_dir()?;
-            let source = memory.path.join("secret");
-            write_file(&source, &value, *mode, *uid, *gid)?;
-            mounted.held.push(Held::Memory(memory));
-            sandbox::MountKind::Bind { source, subpath: String::new(), writable: false }
+            sandbox::MountKind::File { content: value, uid: *uid, gid: *gid, mode: *mode }
         }
         MountKind::Ssh { id, required, .. } => {
             return if *required { Err(WorkError::NotGiven { what: "ssh agent", id: id.clone() }) } else { Ok(()) };
@@ -180,22 +158,6 @@ fn secret(id: &str, shared: &Shared) -> Result<Option<Vec<u8>>, WorkError> {
     }
 }
 
-/// A directory on a file system in memory, for this user alone.
-fn memory_dir() -> Result<MemoryDir, WorkError> {
-    static COUNTER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let number = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let path = Path::new("/dev/shm").join(format!("croze-{}-{number}", std::process::id()));
-    let mut builder = std::fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(&path).map_err(WorkError::system("create a directory in memory for a secret"))?;
-    Ok(MemoryDir { path })
-}
-
-fn write_file(path: &Path, content: &[u8], mode: u32, uid: u32, gid: u32) -> Result<(), WorkError> {
-    std::fs::write(path, content).map_err(WorkError::system("write a file for a mount"))?;
-    set_owner_and_mode(path, uid, gid, mode)
-}
-
 fn set_owner_and_mode(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), WorkError> {
     std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(WorkError::system("set the owner of a mount"))?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
@@ -206,6 +168,7 @@ fn set_owner_and_mode(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), 
 pub fn target_kind(mount: &sandbox::Mount) -> FileKind {
     let directory = match &mount.kind {
         sandbox::MountKind::Bind { source, .. } => source.is_dir(),
+        sandbox::MountKind::File { .. } => false,
         sandbox::MountKind::Tmpfs { .. } => true,
         sandbox::MountKind::Overlay { lowers, subpath, .. } => {
             let found =
