@@ -28,7 +28,7 @@ use crate::worker::{LocalWorker, Output, Shared};
 
 type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
 
-/// See [`super::build`].
+/// See [`super::build()`].
 pub async fn build(
     store: Store,
     mut request: BuildRequest,

@@ -205,7 +205,7 @@ fn put_header(out: &mut Out<'_>, name: &str, kind: FileKind, mode: u32, size_byt
         gid: 0,
         size_bytes,
         mtime_secs: 0,
-        capability: None,
+        xattrs: Vec::new(),
     };
     let mut header = Vec::with_capacity(BLOCK);
     write_header(&entry, &mut header);

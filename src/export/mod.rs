@@ -1,7 +1,7 @@
 //! Writes a built image out: into the store, as OCI layout or docker archive, as plain files.
 //!
 //! Owns: the text of `-o` ([`Output`]), which blobs an output needs, the layouts' files, the checking of a layout
-//! ([`validate`]).
+//! ([`validate()`]).
 //! In:   [`Built`]: a draft, and its layers by diff_id, whose trees or blobs are in the store.
 //! Out:  files, or a stream; equal input gives equal bytes: entries sorted, no times, no owners.
 //! Spec: OCI image-spec v1.1, "Image Layout"; the archive that `docker save` writes.
@@ -60,7 +60,7 @@ pub enum ExportError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What [`validate`] found.
+    /// What [`validate()`] found.
     #[error("`{path}` is no valid OCI layout: {}", problems.join("; "))]
     Invalid {
         /// The layout.

@@ -9,7 +9,7 @@ use super::{Destination, ExportError};
 /// Big enough that headers and small files cost few system calls; blobs are copied past it.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What [`write`] hands to its callback. Errors of it carry no path: [`write`] knows where it goes.
+/// What [`write()`] hands to its callback. Errors of it carry no path: [`write()`] knows where it goes.
 pub(super) type Out<'a> = BufWriter<&'a mut dyn Write>;
 
 /// Why writing stopped.

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use super::sink::{Out, Stop};
 use super::{Built, ExportError};
 use crate::layer::header::{BLOCK, TarEntry, TarKind, padding, write_header};
-use crate::snapshot::xattr::CAPABILITY;
 use crate::snapshot::{Dir, FileKind, FileTree, Meta, SnapshotError, Time, TreePath, View};
 use crate::store::Store;
 
@@ -50,7 +49,7 @@ pub(super) fn write_archive(tree: &dyn FileTree, epoch: Option<i64>, out: &mut O
             gid: meta.gid,
             size_bytes: if has_data { meta.size_bytes } else { 0 },
             mtime_secs: epoch.unwrap_or(meta.mtime.seconds),
-            capability: xattrs.into_iter().find(|(name, _)| name == CAPABILITY).map(|(_, value)| value),
+            xattrs,
         };
         let mut header = Vec::with_capacity(BLOCK);
         write_header(&entry, &mut header);

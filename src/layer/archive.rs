@@ -515,7 +515,7 @@ mod tests {
             let entry = super::super::header::TarEntry {
                 name: "ü".into(),
                 kind: super::super::header::TarKind::Plain(crate::snapshot::FileKind::File),
-                mode: 0o644, uid: 1, gid: 2, size_bytes: 0, mtime_secs: 3, capability: None,
+                mode: 0o644, uid: 1, gid: 2, size_bytes: 0, mtime_secs: 3, xattrs: Vec::new(),
             };
             super::super::header::write_header(&entry, &mut out);
             out[at] = value;

@@ -6,7 +6,7 @@
 
 use tar::{EntryType, Header};
 
-use crate::snapshot::{FileKind, Time};
+use crate::snapshot::{FileKind, Time, Xattrs};
 
 /// What a header says.
 #[derive(Clone, Debug)]
@@ -25,8 +25,8 @@ pub struct TarEntry {
     pub size_bytes: u64,
     /// Modification time in whole seconds.
     pub mtime_secs: i64,
-    /// Value of `SCHILY.xattr.security.capability`, the one xattr that containerd and BuildKit write.
-    pub capability: Option<Vec<u8>>,
+    /// Extended attributes, sorted by name; of a layer's files only `security.capability`, as containerd and BuildKit write them.
+    pub xattrs: Xattrs,
 }
 
 /// The kinds of entries that we write.
@@ -88,8 +88,8 @@ pub fn write_header(entry: &TarEntry, out: &mut Vec<u8>) {
         header.set_device_major(major).expect("made as ustar");
         header.set_device_minor(minor).expect("made as ustar");
     }
-    if let Some(value) = &entry.capability {
-        records.add("SCHILY.xattr.security.capability", value);
+    for (name, value) in &entry.xattrs {
+        records.add([b"SCHILY.xattr.", name.as_slice()].concat(), value);
     }
     header.set_cksum();
 
@@ -146,11 +146,11 @@ fn fill_ascii(field: &mut [u8], text: &[u8]) {
 
 /// The records of one PAX header.
 #[derive(Default)]
-struct Records(Vec<(&'static str, Vec<u8>)>);
+struct Records(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Records {
-    fn add(&mut self, key: &'static str, value: &[u8]) {
-        self.0.push((key, value.to_vec()));
+    fn add(&mut self, key: impl AsRef<[u8]>, value: &[u8]) {
+        self.0.push((key.as_ref().to_vec(), value.to_vec()));
     }
 
     /// What stands in the header for `value`: itself, or 0 with the value as a record.
@@ -170,7 +170,9 @@ impl Records {
             // The length counts its own digits: try until it agrees with itself.
             let mut length = rest + rest.to_string().len();
             length = rest + length.to_string().len();
-            bytes.extend_from_slice(format!("{length} {key}=").as_bytes());
+            bytes.extend_from_slice(format!("{length} ").as_bytes());
+            bytes.extend_from_slice(key);
+            bytes.push(b'=');
             bytes.extend_from_slice(value);
             bytes.push(b'\n');
         }
@@ -212,7 +214,7 @@ mod tests {
             gid: 0,
             size_bytes: 0,
             mtime_secs: 1,
-            capability: None,
+            xattrs: Xattrs::new(),
         }
     }
 
@@ -248,7 +250,7 @@ mod tests {
         check_pax(&TarEntry { mtime_secs: -5, ..entry("a") }, "12 mtime=-5\n");
         check_pax(&TarEntry { kind: TarKind::Symlink("ü".into()), ..entry("a") }, "15 linkpath=ü\n");
         check_pax(
-            &TarEntry { gid: 4_000_000_000, capability: Some(b"x".to_vec()), ..entry("a") },
+            &TarEntry { gid: 4_000_000_000, xattrs: vec![(b"security.capability".to_vec(), b"x".to_vec())], ..entry("a") },
             "38 SCHILY.xattr.security.capability=x\n18 gid=4000000000\n",
         );
     }

@@ -240,22 +240,21 @@ fn tar_entry(entry: &Entry, epoch: Option<i64>) -> TarEntry {
         gid: 0,
         size_bytes: 0,
         mtime_secs: 0,
-        capability: None,
+        xattrs: Vec::new(),
     };
-    let (meta, kind, capability) = match &entry.what {
+    let (meta, kind, xattrs) = match &entry.what {
         What::Whiteout => return mark(&[WHITEOUT_PREFIX, entry.path.file_name().unwrap_or_default()].concat()),
         What::Opaque => {
             let inside = entry.path.child(OPAQUE_NAME);
             return TarEntry { name: inside.as_bytes().to_vec(), ..mark(OPAQUE_NAME) };
         }
-        What::HardLink { first, meta } => (meta, TarKind::HardLink(first.as_bytes().to_vec()), None),
+        What::HardLink { first, meta } => (meta, TarKind::HardLink(first.as_bytes().to_vec()), Vec::new()),
         What::Present { meta, xattrs, target, .. } => {
             let kind = match meta.kind {
                 FileKind::Symlink => TarKind::Symlink(target.clone()),
                 kind => TarKind::Plain(kind),
             };
-            let capability = xattrs.iter().find(|(name, _)| name == CAPABILITY).map(|(_, value)| value.clone());
-            (meta, kind, capability)
+            (meta, kind, xattrs.iter().filter(|(name, _)| name == CAPABILITY).cloned().collect())
         }
     };
     let mut name = entry.path.as_bytes().to_vec();
@@ -270,7 +269,7 @@ fn tar_entry(entry: &Entry, epoch: Option<i64>) -> TarEntry {
         gid: meta.gid,
         size_bytes: entry.data_bytes(),
         mtime_secs: whole_seconds(meta.mtime, epoch),
-        capability,
+        xattrs,
     }
 }
 

@@ -85,8 +85,19 @@ pub struct Context {
     index: Mutex<Option<StatIndex>>,
     /// What listing directories told beside [`Meta`], by device and inode, so that no file is asked twice.
     seen: Mutex<HashMap<(u64, u64), Identity>>,
+    /// Whether owners are those of the files, as in an archive that somebody sent, or root for all, as in a directory.
+    owners: Owners,
     /// What must stay for as long as the context is read.
     _held: Option<Box<dyn Send + Sync>>,
+}
+
+/// Whom the files of a context belong to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owners {
+    /// 0:0.
+    Root,
+    /// Whom they belong to on disk.
+    Kept,
 }
 
 /// Enough of a stream to tell how it is packed.
@@ -110,6 +121,7 @@ impl Context {
             store: store.clone(),
             index: Mutex::default(),
             seen: Mutex::default(),
+            owners: Owners::Root,
             _held: None,
         })
     }
@@ -119,6 +131,7 @@ impl Context {
         let mut context = Context::open(store, &extracted.path, ignore)?;
         // a fresh directory: nothing was hashed before, and nothing will be found again
         context.index = Mutex::new(Some(StatIndex::off()));
+        context.owners = Owners::Kept;
         context._held = Some(Box::new(extracted));
         Ok(context)
     }
@@ -148,7 +161,7 @@ impl Context {
         let nothing = View::new(Vec::new()).map_err(ExtractError::from)?;
         let created = Time::default();
         let builder = LayerBuilder::new(&nothing, &temp.path, created).map_err(ExtractError::from)?;
-        let target = Target { builder: &builder, destination: &TreePath::root(), owner: Some((0, 0)), created };
+        let target = Target { builder: &builder, destination: &TreePath::root(), owner: None, created };
         target.unpack(&mut reader)?;
         builder.finish().map_err(ExtractError::from)?;
         Ok(temp)
@@ -179,11 +192,19 @@ impl Context {
     /// What `path` looks like in the image; `None` if it is hidden.
     fn visible(&self, path: &TreePath, meta: Meta) -> Result<Option<Meta>, SnapshotError> {
         let Some(ignore) = self.ignore.as_ref().filter(|ignore| !path.is_root() && ignore.is_ignored(path.as_bytes())) else {
-            return Ok(Some(as_offered(meta)));
+            return Ok(Some(self.as_offered(meta)));
         };
         // a directory of ignored files is there for the sake of one that is not
         let kept = meta.kind == FileKind::Directory && ignore.may_keep_below(path.as_bytes()) && self.keeps_below(path)?;
-        Ok(kept.then(|| as_offered(meta)))
+        Ok(kept.then(|| self.as_offered(meta)))
+    }
+
+    /// The transfer of a directory keeps neither owners nor (see [`FileTree::xattrs`]) attributes.
+    fn as_offered(&self, meta: Meta) -> Meta {
+        match self.owners {
+            Owners::Root => Meta { uid: 0, gid: 0, ..meta },
+            Owners::Kept => meta,
+        }
     }
 
     fn keeps_below(&self, directory: &TreePath) -> Result<bool, SnapshotError> {
@@ -211,7 +232,7 @@ impl FileTree for Context {
             let meta = dir::meta_of(&stat);
             let visible = match &self.ignore {
                 Some(_) => self.visible(&path.child(&name), meta)?,
-                None => Some(as_offered(meta)),
+                None => Some(self.as_offered(meta)),
             };
             if let Some(meta) = visible {
                 if meta.kind == FileKind::File {
@@ -298,11 +319,6 @@ fn identity(stat: &Stat) -> Identity {
         mtime_nanos: nanos_since_1970(stat.st_mtime, stat.st_mtime_nsec),
         ctime_nanos: nanos_since_1970(stat.st_ctime, stat.st_ctime_nsec),
     }
-}
-
-/// The transfer of a context keeps neither owners nor (see [`FileTree::xattrs`]) attributes.
-fn as_offered(meta: Meta) -> Meta {
-    Meta { uid: 0, gid: 0, ..meta }
 }
 
 #[cfg(test)]

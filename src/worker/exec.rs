@@ -138,7 +138,7 @@ fn plan(
         cwd: op.cwd.clone(),
         uid: identity.uid,
         gid: identity.gid,
-        groups: Vec::new(),
+        groups: identity.groups.clone(),
         network,
         security: match op.security {
             Security::Sandbox => sandbox::Security::Sandbox,

@@ -55,7 +55,12 @@ fn one(mount: &Mount, trees: Option<&[PathBuf]>, shared: &Shared, mounted: &mut 
         MountKind::Tmpfs { size_bytes } => sandbox::MountKind::Tmpfs { size_bytes: *size_bytes, mode: 0o1777 },
         MountKind::Secret { id, required, env, file, uid, gid, mode } => {
             let Some(value) = secret(id, shared)? else {
-                return if *required { Err(WorkError::NotGiven { what: "secret", id: id.clone() }) } else { Ok(()) };
+                if *required {
+                    return Err(WorkError::NotGiven { what: "secret", id: id.clone() });
+                }
+                // the variable is there, empty; the file is not
+                mounted.env.extend(env.as_ref().map(|name| format!("{name}=")));
+                return Ok(());
             };
             if let Some(name) = env {
                 mounted.env.push(format!("{name}={}", String::from_utf8_lossy(&value)));
@@ -138,7 +143,12 @@ fn cache(
         set_owner_and_mode(&tree, *uid, *gid, *mode)?;
         if let (Some((_, source)), Some(trees)) = (seed, seed_trees) {
             let view = View::new(trees.to_vec())?;
-            super::copy::copy_tree(&view, &TreePath::clean(source.as_bytes()), &tree)?;
+            let source = TreePath::clean(source.as_bytes());
+            super::copy::copy_tree(&view, &source, &tree)?;
+            // the seed's own directory becomes the cache's
+            if let Some(meta) = resolve(&view, &source, Last::Follow)?.meta {
+                set_owner_and_mode(&tree, meta.uid, meta.gid, meta.mode)?;
+            }
         }
         match std::fs::rename(&tree, &data) {
             Ok(()) => {}

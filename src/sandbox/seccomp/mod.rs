@@ -1,4 +1,4 @@
-//! The system call filter of a sandbox: Docker's default rules as data ([`table`]), compiled to classic BPF ([`compile`]).
+//! The system call filter of a sandbox: Docker's default rules as data ([`table`]), compiled to classic BPF ([`mod@compile`]).
 //!
 //! Calls that the table does not name fail with `EPERM`; calls newer than the table fail with `ENOSYS`, so that C libraries
 //! fall back to older ones. x86-64 and 32-bit x86 programs may run; x32 calls have numbers past the table's and get `ENOSYS`.

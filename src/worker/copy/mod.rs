@@ -1,8 +1,8 @@
 //! `COPY` and `ADD`: decides what the new layer holds, names that, and makes it.
 //!
 //! Owns: [`prepare`] (which files, from where, to where, with which owner and mode: data, see [`layout`]), its content key,
-//! and [`run`] (the layout as a layer tree).
-//! In:   a [`CopyOp`], the trees that its sources name, the tree copied into.
+//! and [`run()`] (the layout as a layer tree).
+//! In:   a [`CopyOp`](crate::graph::CopyOp), the trees that its sources name, the tree copied into.
 //! Out:  a layer tree ready for `layer::commit`.
 //! Rules: sources and destinations are followed inside their own roots; the layer holds every copied file, also those that
 //! the parent has already, so it does not depend on them; the behaviour is BuildKit's, surprises included.
