@@ -164,6 +164,14 @@ impl Build<'_> {
             events: self.reporter.events.clone(),
             numbers: numbers.clone(),
             secrets: std::mem::take(&mut self.request.secrets),
+            ssh: std::mem::take(&mut self.request.ssh),
+            proxy_env: self
+                .request
+                .client_env
+                .iter()
+                .filter(|(name, _)| name.to_lowercase().ends_with("_proxy"))
+                .cloned()
+                .collect(),
             default_network: match self.request.network {
                 crate::graph::Network::None => sandbox::Network::None,
                 _ => sandbox::Network::Host,

@@ -13,7 +13,7 @@ use crate::event::EventSink;
 use crate::graph::Network;
 use crate::reference::{ImageRef, Platform};
 use crate::store::Store;
-pub use crate::worker::{Secret, SecretSource};
+pub use crate::worker::{Secret, SecretSource, SshAgent};
 
 mod build;
 pub mod images;
@@ -115,15 +115,6 @@ pub enum NoCache {
     All,
     /// Run the steps of these stages.
     Stages(Vec<String>),
-}
-
-/// `--ssh ID=SOCKET`: an agent that steps may ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SshAgent {
-    /// Its name; `default` for a mount without one.
-    pub id: String,
-    /// The agent's socket.
-    pub socket: PathBuf,
 }
 
 /// `--allow`.

@@ -7,9 +7,10 @@ use super::{BuildError, BuildRequest, ContextSource, ErrorKind, NamedContextSour
 use crate::diagnostic::Diagnostic;
 use crate::plan::{SourceKind, classify};
 use crate::registry::Client;
-use crate::source::git::{self, Checkout, GitAccess};
+use crate::source::git::{self, Checkout};
 use crate::source::http;
 use crate::store::Store;
+use crate::worker::Credentials;
 
 /// Git trees that contexts are, by context name (`context` is the main one).
 pub type Checkouts = HashMap<String, Checkout>;
@@ -19,7 +20,7 @@ pub async fn fetch(store: &Store, client: &Client, request: &mut BuildRequest) -
     let mut checkouts = Checkouts::new();
     let mut streamed = None;
     if let ContextSource::Remote(text) = &request.context {
-        match fetch_one(store, client, text).await? {
+        match fetch_one(store, client, text, request).await? {
             Fetched::Checkout(checkout) => {
                 checkouts.insert("context".to_owned(), checkout);
             }
@@ -31,7 +32,7 @@ pub async fn fetch(store: &Store, client: &Client, request: &mut BuildRequest) -
     }
     for (name, source) in &request.named_contexts {
         if let NamedContextSource::Remote(text) = source {
-            match fetch_one(store, client, text).await? {
+            match fetch_one(store, client, text, request).await? {
                 Fetched::Checkout(checkout) => {
                     checkouts.insert(name.clone(), checkout);
                 }
@@ -47,16 +48,20 @@ enum Fetched {
     File(File),
 }
 
-async fn fetch_one(store: &Store, client: &Client, text: &str) -> Result<Fetched, BuildError> {
+async fn fetch_one(store: &Store, client: &Client, text: &str, request: &BuildRequest) -> Result<Fetched, BuildError> {
     let failed = |error: crate::source::SourceError| report::source_error(&error);
     match classify(text).map_err(|reason| bad(text, &reason))? {
         SourceKind::Git(reference) => {
-            let (op, access) = (reference.into_op(), GitAccess::default());
+            let op = reference.into_op();
+            let agent = request.ssh.iter().find(|agent| agent.id == "default").map(|agent| agent.socket.clone());
+            let proxies = request.client_env.iter().filter(|(name, _)| name.to_lowercase().ends_with("_proxy")).cloned();
+            let access = Credentials(&request.secrets).git(&op.remote, agent, proxies.collect());
             let commit = git::resolve(&op, &access).await.map_err(failed)?;
             Ok(Fetched::Checkout(git::checkout(store, &op, &commit, &access).await.map_err(failed)?))
         }
         SourceKind::Url { .. } => {
-            let file = http::fetch(store, client, text, None, None).await.map_err(failed)?;
+            let auth = Credentials(&request.secrets).http(text);
+            let file = http::fetch(store, client, text, None, auth.as_ref()).await.map_err(failed)?;
             let path = store.blob_path(&file.digest);
             let opened = File::open(&path).map_err(|source| crate::store::StoreError::Io { action: "open", path, source });
             opened.map(Fetched::File).map_err(|error| report::store_error(&error))

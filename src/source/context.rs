@@ -415,7 +415,7 @@ mod tests {
         let context = Context::in_temp(&store, extracted, None).unwrap();
         let path = TreePath::clean(b"d/f");
         let meta = context.lookup(&path).unwrap().unwrap();
-        assert_eq!((meta.mode, meta.uid, meta.size_bytes), (0o640, 0, 1));
+        assert_eq!((meta.mode, meta.uid, meta.size_bytes), (0o640, 7, 1));
         assert_eq!(context.digests(&[(path, meta)]).unwrap(), [Digest::of(b"x")]);
         assert!(Context::extract(&store, &mut &bytes[..bytes.len() / 2]).is_err());
     }

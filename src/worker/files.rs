@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::copy::{self, CopyInput, Download, TreeInput};
 use super::error::WorkError;
 use super::exec::Surroundings;
+use super::secret::Credentials;
 use super::{LocalWorker, Output, Stack, Task, mkdir, mounts, stack};
 use crate::digest::{CacheKey, ContentDigest, Digest, Hasher};
 use crate::graph::{CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, StepIndex, Unpack};
@@ -13,7 +14,7 @@ use crate::layer;
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve};
 use crate::source::context::Context;
 use crate::source::digest::{FileDigests, Hashing, content_digest};
-use crate::source::git::{self, GitAccess};
+use crate::source::git;
 use crate::source::http::HttpFile;
 use crate::store::{Record, Store, TempDir};
 use crate::task;
@@ -135,7 +136,8 @@ impl LocalWorker {
 
     /// A git tree as a context.
     pub(super) async fn check_out(&self, op: &GitOp) -> Result<Output, WorkError> {
-        let access = GitAccess::default();
+        let agent = self.shared.ssh.iter().find(|agent| agent.id == "default").map(|agent| agent.socket.clone());
+        let access = Credentials(&self.shared.secrets).git(&op.remote, agent, self.shared.proxy_env.clone());
         let commit = git::resolve(op, &access).await?;
         let checkout = git::checkout(&self.shared.store, op, &commit, &access).await?;
         Ok(Output::Context(Arc::new(Context::checkout(&self.shared.store, checkout)?)))

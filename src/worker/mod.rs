@@ -27,9 +27,11 @@ use crate::source::image::{BaseLayer, ResolvedImage};
 use crate::store::{Record, Store};
 use crate::task;
 
+mod agent;
 pub mod copy;
 pub mod error;
 pub mod exec;
+
 mod files;
 pub mod identity;
 pub mod mkdir;
@@ -37,7 +39,7 @@ pub mod mounts;
 mod secret;
 
 pub use error::WorkError;
-pub use secret::{Secret, SecretSource};
+pub use secret::{Credentials, Secret, SecretSource, SshAgent};
 
 /// What a step gives to its readers.
 #[derive(Clone)]
@@ -104,6 +106,10 @@ pub struct Shared {
     pub numbers: HashMap<StepIndex, StepNumber>,
     /// The client's secrets.
     pub secrets: Vec<Secret>,
+    /// The client's ssh agents.
+    pub ssh: Vec<SshAgent>,
+    /// The client's proxies, for fetches.
+    pub proxy_env: Vec<(String, String)>,
     /// What `Network::Default` means.
     pub default_network: sandbox::Network,
     /// Proof that `RUN --security=insecure` is allowed.
@@ -181,7 +187,10 @@ impl LocalWorker {
     }
 
     async fn download(&self, op: &HttpOp) -> Result<Output, WorkError> {
-        let file = source::http::fetch(&self.shared.store, &self.shared.client, &op.url, op.checksum, None).await?;
+        let file = {
+            let auth = Credentials(&self.shared.secrets).http(&op.url);
+            source::http::fetch(&self.shared.store, &self.shared.client, &op.url, op.checksum, auth.as_ref()).await?
+        };
         Ok(Output::Download(Arc::new(HttpFile { file_name: op.file_name.clone(), ..file })))
     }
 }

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Shared;
+use super::agent::AgentSocket;
 use super::error::WorkError;
-use super::{SecretSource, Shared};
 use crate::digest::Digest;
 use crate::graph::{ExecOp, Mount, MountKind, Sharing};
 use crate::sandbox;
@@ -26,6 +27,8 @@ pub struct Mounted {
 pub enum Held {
     /// Temporary files on disk.
     Temp(TempDir),
+    /// The socket of an ssh agent.
+    Agent(AgentSocket),
     /// The lock of a cache mount.
     Lock(StepLock),
 }
@@ -70,8 +73,17 @@ fn one(mount: &Mount, trees: Option<&[PathBuf]>, shared: &Shared, mounted: &mut 
             }
             sandbox::MountKind::File { content: value, uid: *uid, gid: *gid, mode: *mode }
         }
-        MountKind::Ssh { id, required, .. } => {
-            return if *required { Err(WorkError::NotGiven { what: "ssh agent", id: id.clone() }) } else { Ok(()) };
+        MountKind::Ssh { id, required, uid, gid, mode } => {
+            let Some(agent) = shared.ssh.iter().find(|agent| agent.id == *id) else {
+                return if *required { Err(WorkError::NotGiven { what: "ssh agent", id: id.clone() }) } else { Ok(()) };
+            };
+            let temp = shared.store.temp_dir()?;
+            let socket = AgentSocket::open(&temp.path, &agent.socket, (*uid, *gid), *mode);
+            let socket = socket.map_err(WorkError::system("make a socket for the ssh agent"))?;
+            let source = socket.path.clone();
+            mounted.held.push(Held::Agent(socket));
+            mounted.held.push(Held::Temp(temp));
+            sandbox::MountKind::Bind { source, subpath: String::new(), writable: true }
         }
     };
     mounted.mounts.push(sandbox::Mount { target: mount.target.clone(), kind });
@@ -161,11 +173,8 @@ fn cache(
 }
 
 fn secret(id: &str, shared: &Shared) -> Result<Option<Vec<u8>>, WorkError> {
-    match shared.secrets.iter().find(|secret| secret.id == id).map(|secret| &secret.source) {
-        None => Ok(None),
-        Some(SecretSource::Value(value)) => Ok(Some(value.clone())),
-        Some(SecretSource::File(path)) => std::fs::read(path).map(Some).map_err(WorkError::system("read a secret")),
-    }
+    let secret = shared.secrets.iter().find(|secret| secret.id == id);
+    secret.map(|secret| secret.value().map_err(WorkError::system("read a secret"))).transpose()
 }
 
 fn set_owner_and_mode(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), WorkError> {
