@@ -50,10 +50,12 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
     let temp = shared.store.temp_dir()?;
     let view = View::new(surroundings.trees.clone())?;
     let identity = identify(&op.user, &view)?;
-    let plan = plan(op, &identity, &view, mounted, &temp, surroundings)?;
+    let Mounted { mounts, env, held } = mounted;
+    let plan = plan(op, &identity, &view, (mounts, env), &temp, surroundings)?;
     let mut running = surroundings.launcher.spawn(&plan)?;
     let mut output = Output { shared, number: surroundings.number, tail: Tail::default() };
     let exit = attend(&mut running, &mut output, surroundings.canceling)?;
+    drop(held);
     if exit != Exit::Code(0) {
         return Err(failure(op, exit, output.tail));
     }
@@ -82,7 +84,7 @@ fn plan(
     op: &ExecOp,
     identity: &Identity,
     view: &View,
-    mounted: Mounted,
+    (mut mounts, mount_env): (Vec<sandbox::Mount>, Vec<String>),
     temp: &TempDir,
     surroundings: &Surroundings<'_>,
 ) -> Result<Plan, WorkError> {
@@ -102,7 +104,6 @@ fn plan(
         Network::None => sandbox::Network::None,
         Network::Host => sandbox::Network::Host,
     };
-    let mut mounts = mounted.mounts;
     let mut stubs: Vec<(TreePath, FileKind)> =
         ["proc", "sys", "dev"].iter().map(|name| (TreePath::clean(name.as_bytes()), FileKind::Directory)).collect();
     for (name, content) in [("resolv.conf", resolv_conf()), ("hosts", hosts(&hostname, &op.extra_hosts).into_bytes())] {
@@ -116,7 +117,7 @@ fn plan(
     }
     let mut env = op.env.clone();
     env.extend(op.proxy_env.iter().cloned());
-    env.extend(mounted.env);
+    env.extend(mount_env);
     if !env.iter().any(|variable| variable.starts_with("HOME=")) {
         env.push(format!("HOME={}", identity.home));
     }
