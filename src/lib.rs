@@ -5,7 +5,7 @@
 //! ```text
 //! Dockerfile text
 //!   → instructions with spans   dockerfile::parse
-//!   → what we must ask outside  plan::base_images
+//!   → what we must ask outside  plan::wanted_images
 //!   → build graph of steps      plan::lower
 //!   → schedule                  schedule::run
 //!       each step: cache key → hit, or worker: snapshot mounts + sandbox → committed layer

@@ -20,8 +20,9 @@ use crate::event::{Event, StepNumber, Stream};
 use crate::graph::{ExecOp, Network, Security};
 use crate::layer;
 use crate::sandbox::{self, Exit, Launcher, Plan, Running};
+use crate::snapshot::builder::{Attributes, LayerBuilder};
 use crate::snapshot::xattr::Family;
-use crate::snapshot::{FileKind, FileTree, TreePath, View, upper};
+use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve, upper};
 use crate::store::{Record, TempDir};
 
 /// How many lines of a failing command the error message shows.
@@ -131,8 +132,10 @@ fn plan(
     if lowers.is_empty() {
         lowers.push(directory("empty")?);
     }
+    let upper = directory("upper")?;
+    make_cwd(&op.cwd, identity, view, &upper, surroundings.shared.now_secs)?;
     Ok(Plan {
-        root: sandbox::Root::Overlay { lowers, upper: directory("upper")?, work: directory("work")? },
+        root: sandbox::Root::Overlay { lowers, upper, work: directory("work")? },
         mounts,
         args: op.args.clone(),
         env,
@@ -149,6 +152,20 @@ fn plan(
         shm_size_bytes: op.shm_size_bytes.unwrap_or(64 << 20),
         rlimits,
     })
+}
+
+/// Makes the command's directory where the image lacks it, in the step's own layer: a base image may only name it. It belongs to
+/// the command's user, as BuildKit has it.
+fn make_cwd(cwd: &str, identity: &Identity, view: &View, upper: &Path, now_secs: i64) -> Result<(), WorkError> {
+    let found = resolve(view, &TreePath::clean(cwd.as_bytes()), Last::Follow)?;
+    if found.meta.is_some() {
+        return Ok(());
+    }
+    let mtime = Time { seconds: now_secs, nanoseconds: 0 };
+    let missing = Attributes { mode: 0o755, uid: identity.uid, gid: identity.gid, mtime, xattrs: Vec::new() };
+    let builder = LayerBuilder::new(view, upper, mtime)?;
+    builder.ensure_dir(&found.path, &missing)?;
+    Ok(builder.finish()?)
 }
 
 /// Reads what the command prints until it has ended, and says how.
