@@ -11,11 +11,10 @@
 //!       each step: cache key → hit, or worker: snapshot mounts + sandbox → committed layer
 //!   → layers                    layer::commit
 //!   → image                     image::assemble
-//!   → exporter                  export::Exporter::export
+//!   → exporter                  export::export
 //! ```
 //!
-//! The modules stand in reading order, in four floors; a module imports its own floor and those above it in this file,
-//! never below (checked by `tests/rooms.rs`).
+//! The modules stand in reading order, in five floors; which module imports which others is a table in `tests/rooms.rs`.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -382,6 +382,7 @@ mod tests {
         store: Store,
         graph: Arc<Graph>,
         left: StepIndex,
+        right: StepIndex,
         bottom: StepIndex,
     }
 
@@ -395,7 +396,7 @@ mod tests {
         let left = graph.add(step("left"), &[top], Origin::default());
         let right = graph.add(step("right"), &[top], Origin::default());
         let bottom = graph.add(Op::Merge, &[left, right], Origin::default());
-        Bench { _directory: directory, store, graph: Arc::new(graph), left, bottom }
+        Bench { _directory: directory, store, graph: Arc::new(graph), left, right, bottom }
     }
 
     struct Run {
@@ -404,6 +405,10 @@ mod tests {
     }
 
     fn run(bench: &Bench, change: impl FnOnce(&mut Fake, &mut Schedule<Fake>)) -> Run {
+        run_for(bench, &[bench.bottom], change)
+    }
+
+    fn run_for(bench: &Bench, targets: &[StepIndex], change: impl FnOnce(&mut Fake, &mut Schedule<Fake>)) -> Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (cancel, canceled) = watch::channel(false);
         let (_interrupt, interrupted) = watch::channel(false);
@@ -432,7 +437,7 @@ mod tests {
         change(&mut worker, &mut schedule);
         let worker = Arc::new(worker);
         schedule.worker = worker.clone();
-        let result = runtime.block_on(schedule.run(&[bench.bottom], interrupted));
+        let result = runtime.block_on(schedule.run(targets, interrupted));
         Run { result, worker }
     }
 
@@ -458,42 +463,11 @@ mod tests {
 
     #[test]
     fn independent_steps_run_at_the_same_time() {
-        let mut graph = Graph::new();
-        let step = |name: &str| Op::Context(ContextOp { name: name.into() });
-        let left = graph.add(step("left"), &[], Origin::default());
-        let right = graph.add(step("right"), &[], Origin::default());
         let bench = bench();
-        let bench = Bench { graph: Arc::new(graph), left, bottom: right, ..bench };
         // both must be running for either to go on
-        let (cancel, canceled) = watch::channel(false);
-        drop(cancel);
-        let _ = canceled;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let (cancel, canceled) = watch::channel(false);
-        let (_interrupt, interrupted) = watch::channel(false);
-        let worker = Arc::new(Fake {
-            store: bench.store.clone(),
-            graph: bench.graph.clone(),
-            ran: Mutex::default(),
-            fails: None,
-            meeting: Some(tokio::sync::Barrier::new(2)),
-            running: AtomicUsize::new(0),
-            most_running: AtomicUsize::new(0),
-            cancel: canceled,
-        });
-        let schedule = Schedule {
-            graph: bench.graph.clone(),
-            worker: worker.clone(),
-            cache: Cache::new(bench.store.clone()),
-            store: bench.store.clone(),
-            events: Arc::new(Silent),
-            numbers: HashMap::new(),
-            reuse: HashMap::new(),
-            limits: Limits { commands: 2, processors: 2 },
-            cancel,
-        };
-        assert!(runtime.block_on(schedule.run(&[left, right], interrupted)).is_ok());
-        assert_eq!(worker.most_running.load(Ordering::SeqCst), 2);
+        let run = run_for(&bench, &[bench.left, bench.right], |worker, _| worker.meeting = Some(tokio::sync::Barrier::new(2)));
+        assert!(run.result.is_ok());
+        assert_eq!(run.worker.most_running.load(Ordering::SeqCst), 2);
     }
 
     #[test]
