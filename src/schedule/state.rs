@@ -1,6 +1,6 @@
 //! Where each step stands; pure.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
 use crate::graph::{Graph, StepIndex};
 
@@ -8,6 +8,8 @@ use crate::graph::{Graph, StepIndex};
 /// leaves `Ready`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StepState<O> {
+    /// No target needs it.
+    Unwanted,
     /// Inputs are missing: so many.
     Waiting(usize),
     /// All inputs are there.
@@ -25,27 +27,39 @@ pub enum StepState<O> {
 /// The states of all steps that a target needs.
 pub struct States<O> {
     order: Vec<StepIndex>,
-    states: HashMap<StepIndex, StepState<O>>,
-    readers: HashMap<StepIndex, Vec<StepIndex>>,
+    /// Each step's place in `order`, by index.
+    places: Vec<usize>,
+    /// By index, as the next.
+    states: Vec<StepState<O>>,
+    readers: Vec<Vec<StepIndex>>,
+    /// Places of the steps that are `Ready`: a large graph is not searched for them each time a step ends.
+    ready: BTreeSet<usize>,
 }
 
 impl<O: Clone> States<O> {
     /// All steps that `targets` need, waiting or ready.
     pub fn new(graph: &Graph, targets: &[StepIndex]) -> States<O> {
         let order = graph.needed(targets);
-        let mut states = HashMap::new();
-        let mut readers: HashMap<StepIndex, Vec<StepIndex>> = HashMap::new();
-        for index in &order {
+        let mut places = vec![0; graph.len()];
+        let mut states = vec![StepState::Unwanted; graph.len()];
+        let mut readers: Vec<Vec<StepIndex>> = vec![Vec::new(); graph.len()];
+        let mut ready = BTreeSet::new();
+        for (place, index) in order.iter().enumerate() {
             let mut inputs = graph.inputs(*index);
             inputs.sort_unstable();
             inputs.dedup();
             for input in &inputs {
-                readers.entry(*input).or_default().push(*index);
+                readers[input.index()].push(*index);
             }
-            let state = if inputs.is_empty() { StepState::Ready } else { StepState::Waiting(inputs.len()) };
-            states.insert(*index, state);
+            places[index.index()] = place;
+            states[index.index()] = if inputs.is_empty() {
+                ready.insert(place);
+                StepState::Ready
+            } else {
+                StepState::Waiting(inputs.len())
+            };
         }
-        States { order, states, readers }
+        States { order, places, states, readers, ready }
     }
 
     /// All steps, inputs before readers.
@@ -55,47 +69,50 @@ impl<O: Clone> States<O> {
 
     /// Takes the steps that can begin, in order; they are running from now on.
     pub fn take_ready(&mut self) -> Vec<StepIndex> {
-        let ready: Vec<StepIndex> =
-            self.order.iter().copied().filter(|index| matches!(self.states.get(index), Some(StepState::Ready))).collect();
+        let ready: Vec<StepIndex> = std::mem::take(&mut self.ready).into_iter().map(|place| self.order[place]).collect();
         for index in &ready {
-            self.states.insert(*index, StepState::Running);
+            self.states[index.index()] = StepState::Running;
         }
         ready
     }
 
     /// A step's output, once it is done.
     pub fn output(&self, index: StepIndex) -> Option<&O> {
-        match self.states.get(&index) {
-            Some(StepState::Done(output)) => Some(output),
+        match &self.states[index.index()] {
+            StepState::Done(output) => Some(output),
             _ => None,
         }
     }
 
     /// Notes that a step is done; what waited for it alone becomes ready.
     pub fn done(&mut self, index: StepIndex, output: O) {
-        self.states.insert(index, StepState::Done(output));
-        for reader in self.readers.get(&index).into_iter().flatten() {
-            if let Some(state) = self.states.get_mut(reader) {
-                match state {
-                    StepState::Waiting(1) => *state = StepState::Ready,
-                    StepState::Waiting(missing) => *missing -= 1,
-                    _ => {}
+        self.states[index.index()] = StepState::Done(output);
+        for reader in &self.readers[index.index()] {
+            let state = &mut self.states[reader.index()];
+            match state {
+                StepState::Waiting(1) => {
+                    *state = StepState::Ready;
+                    self.ready.insert(self.places[reader.index()]);
                 }
+                StepState::Waiting(missing) => *missing -= 1,
+                _ => {}
             }
         }
     }
 
     /// Notes that a step failed; everything that has not begun is skipped. Returns the skipped steps in order.
     pub fn failed(&mut self, index: StepIndex) -> Vec<StepIndex> {
-        self.states.insert(index, StepState::Failed);
+        self.states[index.index()] = StepState::Failed;
         self.skip_rest()
     }
 
     /// Skips everything that has not begun.
     pub fn skip_rest(&mut self) -> Vec<StepIndex> {
+        self.ready.clear();
         let mut skipped = Vec::new();
         for index in &self.order {
-            if let Some(state @ (StepState::Waiting(_) | StepState::Ready)) = self.states.get_mut(index) {
+            let state = &mut self.states[index.index()];
+            if matches!(state, StepState::Waiting(_) | StepState::Ready) {
                 *state = StepState::Skipped;
                 skipped.push(*index);
             }
