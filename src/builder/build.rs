@@ -154,6 +154,7 @@ impl Build<'_> {
         let cache = Cache::new(self.store.clone());
         let contexts: Vec<_> = inputs.contexts.values().cloned().collect();
         let (stop, stopped) = watch::channel(false);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
             store: self.store.clone(),
             cache: cache.clone(),
@@ -178,9 +179,9 @@ impl Build<'_> {
             },
             entitled: entitled(&self.request.allow),
             now_secs: self.now_secs(),
+            processors,
             cancel: stopped,
         };
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let worker = Arc::new(LocalWorker::new(shared).map_err(|error| report::step_error(&error, &Origin::default()))?);
         let schedule = Schedule {
             graph: graph.clone(),

@@ -159,7 +159,7 @@ const MAX_LINKS: usize = 255;
 
 impl<'a> Unpacker<'a> {
     fn new(root: Dir, lower: Option<&'a View>) -> Result<Unpacker<'a>, LayerError> {
-        let again = root.try_clone().map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
+        let again = root.reopen().map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
         let mut dir_times = BTreeMap::new();
         dir_times.insert(TreePath::root(), Time::default());
         Ok(Unpacker { root, links: DirTree::new(again), lower, last: None, dir_times })
@@ -294,7 +294,7 @@ impl<'a> Unpacker<'a> {
         let mut todo: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
         let mut here = TreePath::root();
         let mut links = 0;
-        let mut dir = self.root.try_clone().map_err(failed("open"))?;
+        let mut dir = self.root.reopen().map_err(failed("open"))?;
         while let Some(name) = todo.pop() {
             match name.as_slice() {
                 b"" | b"." => continue,
@@ -316,7 +316,7 @@ impl<'a> Unpacker<'a> {
                     let target = dir.read_link(&name).map_err(failed("read link"))?;
                     if target.starts_with(b"/") {
                         here = TreePath::root();
-                        dir = self.root.try_clone().map_err(failed("open"))?;
+                        dir = self.root.reopen().map_err(failed("open"))?;
                     }
                     todo.extend(target.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
                     continue;

@@ -119,7 +119,7 @@ impl Iterator for Walk {
 }
 
 impl Level {
-    fn new(path: TreePath, dir: Dir) -> Result<Level, LayerError> {
+    fn new(path: TreePath, mut dir: Dir) -> Result<Level, LayerError> {
         let failed = |err| LayerError::tree("read directory", &path, err);
         let mut left = dir.entries().map_err(failed)?;
         left.reverse();

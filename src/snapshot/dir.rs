@@ -5,11 +5,12 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
 };
 
 use super::tree::{FileKind, Meta, Time, TreePath, Xattrs};
@@ -20,6 +21,9 @@ use super::xattr::{self, Family};
 pub struct Dir {
     fd: OwnedFd,
 }
+
+/// Names that one call lists; on the stack, since most directories are small.
+const LISTING_BYTES: usize = 16 << 10;
 
 /// What to do with a descriptor of a regular file.
 const OPEN_FILE: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
@@ -42,7 +46,7 @@ impl Dir {
     /// Opens the directory at `path` below this one; a link anywhere in it is an error (`ELOOP`).
     pub fn open_beneath(&self, path: &TreePath) -> io::Result<Dir> {
         if path.is_root() {
-            return self.try_clone();
+            return self.reopen();
         }
         Ok(Dir { fd: rustix::fs::openat2(&self.fd, path.as_bytes(), OPEN_DIR, Mode::empty(), BENEATH)? })
     }
@@ -60,9 +64,9 @@ impl Dir {
         }
     }
 
-    /// A second descriptor of the same open directory.
-    pub fn try_clone(&self) -> io::Result<Dir> {
-        Ok(Dir { fd: self.fd.try_clone()? })
+    /// Opens the same directory again: both can be listed independently.
+    pub fn reopen(&self) -> io::Result<Dir> {
+        Ok(Dir { fd: rustix::fs::openat(&self.fd, c".", OPEN_DIR, Mode::empty())? })
     }
 
     /// What the directory itself is.
@@ -79,10 +83,14 @@ impl Dir {
         }
     }
 
-    /// The names in the directory, in the file system's order.
-    pub fn names(&self) -> io::Result<Vec<Vec<u8>>> {
+    /// The names in the directory, in the file system's order. Listing moves the descriptor's place, so nobody else may use it
+    /// meanwhile; [`Dir::reopen`] gives one that can be listed.
+    pub fn names(&mut self) -> io::Result<Vec<Vec<u8>>> {
+        rustix::fs::seek(&self.fd, SeekFrom::Start(0))?;
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.fd)? {
+        let mut buffer = [MaybeUninit::uninit(); LISTING_BYTES];
+        let mut listing = RawDir::new(&self.fd, &mut buffer);
+        while let Some(entry) = listing.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
@@ -93,7 +101,7 @@ impl Dir {
     }
 
     /// The names in the directory and what they are, sorted by bytes.
-    pub fn entries(&self) -> io::Result<Vec<(Vec<u8>, Meta)>> {
+    pub fn entries(&mut self) -> io::Result<Vec<(Vec<u8>, Meta)>> {
         let mut names = self.names()?;
         names.sort_unstable();
         let mut entries = Vec::with_capacity(names.len());
@@ -286,7 +294,7 @@ struct Doomed {
 }
 
 impl Doomed {
-    fn empty_of_files(name: &[u8], dir: Dir) -> io::Result<Doomed> {
+    fn empty_of_files(name: &[u8], mut dir: Dir) -> io::Result<Doomed> {
         let mut subdirs = Vec::new();
         for child in dir.names()? {
             match dir.remove_file(&child) {
@@ -455,17 +463,30 @@ mod tests {
 
     #[test]
     fn entries_are_sorted_by_bytes() {
-        let (_temp, dir) = temp();
+        let (_temp, mut dir) = temp();
         for name in [&b"b"[..], b"a-", b"a", b"\xff", b"B"] {
             dir.create_dir(name, 0o755).unwrap();
         }
         let names: Vec<_> = dir.entries().unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, [&b"B"[..], b"a", b"a-", b"b", b"\xff"]);
+        assert_eq!(dir.names().unwrap().len(), names.len(), "a second time");
+    }
+
+    #[test]
+    fn long_listings_are_whole() {
+        let (_temp, mut dir) = temp();
+        for number in 0..300 {
+            dir.symlink(format!("{number:0200}").as_bytes(), b"x").unwrap();
+        }
+        assert!(300 * 200 > LISTING_BYTES);
+        let listed = dir.entries().unwrap();
+        assert!(listed.iter().zip(0..).all(|((name, _), number)| *name == format!("{number:0200}").as_bytes()));
+        assert_eq!(listed.len(), 300);
     }
 
     #[test]
     fn remove_all_takes_whole_trees_and_nothing_beside_them() {
-        let (temp, dir) = temp();
+        let (temp, mut dir) = temp();
         std::fs::create_dir_all(temp.path().join("a/b/c")).unwrap();
         std::fs::create_dir_all(temp.path().join("a/d")).unwrap();
         std::fs::write(temp.path().join("a/b/f"), "").unwrap();

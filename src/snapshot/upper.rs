@@ -108,7 +108,7 @@ impl Pass<'_> {
             let path = &directory.path;
             move |err| SnapshotError::io(action, path, err)
         };
-        let dir = self.root.open_beneath(&directory.path).map_err(failed("open"))?;
+        let mut dir = self.root.open_beneath(&directory.path).map_err(failed("open"))?;
         dir.strip_own_marks(self.family).map_err(failed("clean"))?;
         let mut subdirectories = Vec::new();
         for (name, meta) in dir.entries().map_err(failed("read directory"))? {
@@ -307,7 +307,7 @@ mod tests {
     fn listing(upper: &Path) -> Vec<String> {
         let mut lines = Vec::new();
         let mut todo = vec![(TreePath::root(), Dir::open(upper).unwrap())];
-        while let Some((path, dir)) = todo.pop() {
+        while let Some((path, mut dir)) = todo.pop() {
             for (name, meta) in dir.entries().unwrap() {
                 let child = path.child(&name);
                 let mut line = child.to_string();

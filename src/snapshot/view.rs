@@ -147,11 +147,11 @@ impl FileTree for View {
                 return Err(SnapshotError::NotADirectory { path: path.clone() });
             }
         };
-        let mut entries = top.entries().map_err(failed)?;
+        let mut entries = top.reopen().and_then(|mut dir| dir.entries()).map_err(failed)?;
         if !lower.is_empty() {
             let mut merged: HashMap<Vec<u8>, Meta> = entries.into_iter().collect();
             for dir in lower {
-                for name in dir.names().map_err(failed)? {
+                for name in dir.reopen().and_then(|mut dir| dir.names()).map_err(failed)? {
                     if !merged.contains_key(&name)
                         && let Some(meta) = dir.stat(&name).map_err(failed)?
                     {
@@ -226,7 +226,7 @@ impl FileTree for DirTree {
     }
 
     fn read_dir(&self, path: &TreePath) -> Result<Vec<(Vec<u8>, Meta)>, SnapshotError> {
-        let dir = self.root.open_beneath(path).map_err(|err| match err.raw_os_error() {
+        let mut dir = self.root.open_beneath(path).map_err(|err| match err.raw_os_error() {
             Some(libc::ENOTDIR | libc::ELOOP) => SnapshotError::NotADirectory { path: path.clone() },
             _ => SnapshotError::io("read directory", path, err),
         })?;

@@ -112,7 +112,7 @@ impl Context {
         let failed = |action| move |source| ContextError::Io { action, path: directory.to_owned(), source };
         let canonical = directory.canonicalize().map_err(failed("find the context"))?;
         let root = Dir::open(&canonical).map_err(failed("open the context"))?;
-        let files = DirTree::new(root.try_clone().map_err(failed("open the context"))?);
+        let files = DirTree::new(root.reopen().map_err(failed("open the context"))?);
         Ok(Context {
             files,
             root,
@@ -280,7 +280,7 @@ impl Context {
             Some(libc::ENOTDIR | libc::ELOOP) => SnapshotError::NotADirectory { path: path.clone() },
             _ => SnapshotError::io("read directory", path, err),
         };
-        let dir = self.root.open_beneath(path).map_err(failed)?;
+        let mut dir = self.root.open_beneath(path).map_err(failed)?;
         let mut names = dir.names().map_err(failed)?;
         names.sort_unstable();
         let mut listed = Vec::with_capacity(names.len());

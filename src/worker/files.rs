@@ -74,6 +74,8 @@ impl LocalWorker {
     async fn find_out(&self, index: StepIndex, inputs: &[Output]) -> Result<Prepared, WorkError> {
         let (parent, readable) = self.open(inputs).await?;
         let graph = self.shared.graph.clone();
+        // reading is work for processors: more threads than those would only wait for each other
+        let _turn = self.turns.acquire().await.expect("turns never end");
         task::blocking(move || match &graph.step(index).op {
             Op::Copy(op) => {
                 let prepared = with_inputs(&readable, |inputs| copy::prepare(op, inputs, &parent))?;
@@ -164,6 +166,7 @@ impl LocalWorker {
                 Output::Download(_) => unreachable!("the plan mounts file systems and contexts"),
             };
             let (source, target) = (TreePath::clean(source.as_bytes()), mount.target.clone());
+            let _turn = self.turns.acquire().await.expect("turns never end");
             let content = task::blocking(move || -> Result<ContentDigest, WorkError> {
                 let tree = readable.tree().expect("only trees are mounted");
                 let found = resolve(tree, &source, Last::Follow)?;

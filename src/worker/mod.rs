@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::cache::{Cache, HashSink, key};
 use crate::digest::{DiffId, Digest};
@@ -116,6 +116,8 @@ pub struct Shared {
     pub entitled: Option<sandbox::Entitled>,
     /// The time that new layers get, seconds since 1970.
     pub now_secs: i64,
+    /// How many threads can do work of their own.
+    pub processors: usize,
     /// Turns true when everything has to stop.
     pub cancel: watch::Receiver<bool>,
 }
@@ -127,14 +129,17 @@ pub struct LocalWorker {
     trees: Mutex<HashMap<DiffId, PathBuf>>,
     launcher: Arc<OnceCell<Launcher>>,
     canceling: Arc<exec::Canceling>,
+    /// Finding out what copies and mounts read happens outside the schedule's slots: at most so often at once.
+    turns: Semaphore,
 }
 
 impl LocalWorker {
     /// A worker for one build.
     pub fn new(shared: Shared) -> Result<LocalWorker, WorkError> {
         let canceling = Arc::new(exec::Canceling::new(shared.cancel.clone())?);
-        let shared = Arc::new(shared);
-        Ok(LocalWorker { shared, fetched: Mutex::default(), trees: Mutex::default(), launcher: Arc::default(), canceling })
+        let turns = Semaphore::new(shared.processors.max(1));
+        let (fetched, trees, launcher) = Default::default();
+        Ok(LocalWorker { shared: Arc::new(shared), fetched, trees, launcher, canceling, turns })
     }
 
     /// The directories of a stack's layers, bottom first, each once; a base image's missing layers are fetched.
