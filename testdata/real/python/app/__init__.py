@@ -1,0 +1,1 @@
+"""A page about casks, rendered from Markdown."""
