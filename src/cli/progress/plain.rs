@@ -34,8 +34,8 @@ const WAITING_BYTES: usize = 64 << 10;
 pub struct Plain {
     steps: BTreeMap<StepNumber, Step>,
     front: Option<Front>,
-    /// Whether a header was printed, so that the next one is set off by a blank line.
-    printed: bool,
+    /// How many steps have been shown; a step gets its number when it appears first.
+    shown: usize,
 }
 
 #[derive(Debug)]
@@ -47,11 +47,13 @@ struct Front {
 #[derive(Debug, Default)]
 struct Step {
     name: String,
+    /// The number that people see, once they see it.
+    shown: Option<usize>,
     started: Option<Duration>,
     /// The line that has not ended yet, and when it began.
     line: Vec<u8>,
     line_began: Duration,
-    /// Whole lines, prefix included, that wait for the step to be in front, and since when.
+    /// Whole lines with their times that wait for the step to be in front, and since when.
     waiting: Vec<u8>,
     waiting_since: Duration,
 }
@@ -68,11 +70,11 @@ impl View for Plain {
                 }
             }
             Event::Output { step, bytes, .. } => {
-                self.step(*step).take_output(*step, bytes, now);
+                self.step(*step).take_output(bytes, now);
                 self.show_or_wait(*step, now, out);
             }
             Event::Note { step, text } => {
-                let line = format!("#{step} {}\n", one_line(text));
+                let line = format!("{}\n", one_line(text));
                 self.step(*step).wait(line.as_bytes(), now);
                 self.show_or_wait(*step, now, out);
             }
@@ -113,26 +115,36 @@ impl Plain {
         }
     }
 
-    /// Prints the header unless the step is in front already, then its waiting lines.
-    fn bring_to_front(&mut self, number: StepNumber, now: Duration, out: &mut Vec<u8>) {
-        if self.front.as_ref().is_none_or(|front| front.step != number) {
-            if let Some(front) = &self.front {
-                write_line(out, format_args!("#{} ...", front.step));
-            }
-            if std::mem::replace(&mut self.printed, true) {
-                out.push(b'\n');
-            }
-            write_line(out, format_args!("#{number} {}", self.step(number).name));
+    /// Prints the header unless the step is in front already, then its waiting lines. Gives the number that people see.
+    fn bring_to_front(&mut self, number: StepNumber, now: Duration, out: &mut Vec<u8>) -> usize {
+        let is_front = self.front.as_ref().is_some_and(|front| front.step == number);
+        let former = self.front.replace(Front { step: number, last_print: now }).filter(|_| !is_front);
+        if let Some(former) = former.and_then(|front| self.step(front.step).shown) {
+            write_line(out, format_args!("#{former} ..."));
         }
-        out.append(&mut self.step(number).waiting);
-        self.front = Some(Front { step: number, last_print: now });
+        let Plain { steps, shown, .. } = self;
+        let is_first = *shown == 0;
+        let step = steps.entry(number).or_default();
+        let shown = *step.shown.get_or_insert_with(|| {
+            *shown += 1;
+            *shown
+        });
+        if !is_front {
+            let set_off = if is_first { "" } else { "\n" };
+            write_line(out, format_args!("{set_off}#{shown} {}", step.name));
+        }
+        for line in std::mem::take(&mut step.waiting).split_inclusive(|byte| *byte == b'\n') {
+            write!(out, "#{shown} ").expect("vectors take everything");
+            out.extend_from_slice(line);
+        }
+        shown
     }
 
     /// Prints all that is left of a step and how it ended; then whoever has waited longest comes to the front.
     fn close(&mut self, number: StepNumber, ending: &str, now: Duration, out: &mut Vec<u8>) {
-        self.step(number).end_line(number, now);
-        self.bring_to_front(number, now, out);
-        write_line(out, format_args!("#{number} {ending}"));
+        self.step(number).end_line(now);
+        let shown = self.bring_to_front(number, now, out);
+        write_line(out, format_args!("#{shown} {ending}"));
         self.front = None;
         self.steps.remove(&number);
         if let Some((next, _)) = self.longest_waiting() {
@@ -142,31 +154,31 @@ impl Plain {
 }
 
 impl Step {
-    fn take_output(&mut self, number: StepNumber, bytes: &[u8], now: Duration) {
+    fn take_output(&mut self, bytes: &[u8], now: Duration) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.line.is_empty() {
                 self.line_began = now;
             }
             self.line.extend_from_slice(piece.strip_suffix(b"\n").unwrap_or(piece));
             if piece.ends_with(b"\n") {
-                self.write_line(number, now);
+                self.write_line(now);
             } else if self.line.len() > WAITING_BYTES {
-                self.end_line(number, now);
+                self.end_line(now);
             }
         }
     }
 
     /// Ends a line that the command left open.
-    fn end_line(&mut self, number: StepNumber, now: Duration) {
+    fn end_line(&mut self, now: Duration) {
         if !self.line.is_empty() {
-            self.write_line(number, now);
+            self.write_line(now);
         }
     }
 
-    fn write_line(&mut self, number: StepNumber, now: Duration) {
+    fn write_line(&mut self, now: Duration) {
         let line = std::mem::take(&mut self.line);
         let began = self.line_began.saturating_sub(self.started.unwrap_or_default());
-        let mut prefixed = format!("#{number} {} ", five_characters(began)).into_bytes();
+        let mut prefixed = format!("{} ", five_characters(began)).into_bytes();
         prefixed.extend_from_slice(&line);
         prefixed.push(b'\n');
         self.wait(&prefixed, now);
@@ -313,7 +325,23 @@ mod tests {
     fn a_failure_ends_the_open_line() {
         check(
             &[(0, Announce(3, "RUN x")), (0, Start(3)), (5, Print(3, "oops")), (6, Fail(3, "exit\ncode 1"))],
-            "#3 RUN x\n#3 0.005 oops\n#3 ERROR: exit code 1\n",
+            "#1 RUN x\n#1 0.005 oops\n#1 ERROR: exit code 1\n",
+        );
+    }
+
+    #[test]
+    fn numbers_count_what_was_seen() {
+        check(
+            &[
+                (0, Announce(1, "A")),
+                (0, Announce(2, "B")),
+                (0, Announce(3, "C")),
+                (0, Cached(3)),
+                (0, Cached(1)),
+                (0, Start(2)),
+                (1, Done(2, 1)),
+            ],
+            "#1 C\n#1 CACHED\n\n#2 A\n#2 CACHED\n\n#3 B\n#3 DONE 0.0s\n",
         );
     }
 
@@ -345,7 +373,7 @@ mod tests {
     #[test]
     fn an_endless_line_is_cut() {
         let mut step = Step::default();
-        step.take_output(1, &vec![b'x'; WAITING_BYTES + 1], Duration::ZERO);
+        step.take_output(&vec![b'x'; WAITING_BYTES + 1], Duration::ZERO);
         assert!(step.line.is_empty() && step.waiting.len() > WAITING_BYTES);
     }
 
