@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::error::WorkError;
 use super::identity::{Identity, identify};
 use super::mounts::Mounted;
+use super::program::{self, NotStarted};
 use super::{Shared, Stack};
 use crate::digest::{Digest, Hasher};
 use crate::event::{Event, StepNumber, Stream};
@@ -53,12 +54,13 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
     let identity = identify(&op.user, &view)?;
     let Mounted { mounts, env, held } = mounted;
     let plan = plan(op, &identity, &view, (mounts, env), &temp, surroundings)?;
-    let mut running = surroundings.launcher.spawn(&plan)?;
     let mut output = Output { shared, number: surroundings.number, tail: Tail::default() };
-    let exit = attend(&mut running, &mut output, surroundings.canceling)?;
+    let ended = surroundings.launcher.spawn(&plan).map_err(WorkError::from);
+    let ended = ended.and_then(|mut running| attend(&mut running, &mut output, surroundings.canceling));
+    let exit = ended.map_err(|error| explained(error, op, &view))?;
     drop(held);
     if exit != Exit::Code(0) {
-        return Err(failure(op, exit, output.tail));
+        return Err(failure(op, exit, output.tail, &view));
     }
     let upper_dir = temp.path.join("upper");
     let changes = upper::keep_changes(&upper_dir, &view, Family::Trusted)?;
@@ -297,9 +299,19 @@ impl Tail {
     }
 }
 
-fn failure(op: &ExecOp, exit: Exit, tail: Tail) -> WorkError {
+/// A command that could not be started has failed as one that ran and did not succeed.
+fn explained(error: WorkError, op: &ExecOp, view: &View) -> WorkError {
+    let WorkError::Sandbox(sandbox) = &error else { return error };
+    match program::not_started(sandbox, &op.args, &op.cwd, view) {
+        Some(NotStarted { how, hint }) => WorkError::Command { how, tail: Vec::new(), hint },
+        None => error,
+    }
+}
+
+fn failure(op: &ExecOp, exit: Exit, tail: Tail, view: &View) -> WorkError {
+    let shell_hint = || program::shell_hint(tail.lines.back()?, &op.cwd, view);
     let (how, hint) = match exit {
-        Exit::Code(127) => ("exit code 127: command not found".to_owned(), None),
+        Exit::Code(127) => ("exit code 127: command not found".to_owned(), shell_hint()),
         Exit::Code(126) => ("exit code 126: command cannot be executed".to_owned(), None),
         Exit::Code(137) => (
             "exit code 137".to_owned(),
@@ -312,7 +324,6 @@ fn failure(op: &ExecOp, exit: Exit, tail: Tail) -> WorkError {
             Some("run fewer steps at once with `--max-parallelism`".to_owned()),
         ),
     };
-    let _ = op;
     WorkError::Command { how, tail: tail.lines.into(), hint }
 }
 

@@ -36,6 +36,7 @@ mod files;
 pub mod identity;
 pub mod mkdir;
 pub mod mounts;
+mod program;
 mod secret;
 
 pub use error::WorkError;

@@ -1,0 +1,159 @@
+//! Why a program did not start, as the image's files tell it: the kernel says no more than "no such file".
+
+use std::io::Read;
+
+use crate::sandbox::SandboxError;
+use crate::snapshot::{FileKind, FileTree, Last, TreePath, resolve};
+
+/// How a command that never began has ended, and what may help.
+pub struct NotStarted {
+    /// In words, the exit code first.
+    pub how: String,
+    /// What to try.
+    pub hint: Option<String>,
+}
+
+/// Explains a failure that is the command's own fault; `None` for those of the sandbox. `args` is the command, `cwd` where it
+/// was to start, `tree` what the image has without mounts.
+pub fn not_started(error: &SandboxError, args: &[String], cwd: &str, tree: &dyn FileTree) -> Option<NotStarted> {
+    let code = error.exit_code()?;
+    let ended = |why: String, hint: Option<String>| NotStarted { how: format!("exit code {code}: {why}"), hint };
+    Some(match error {
+        SandboxError::NotInPath { program } => {
+            let hint = format!("install the program that has `{program}`, or name it by its path");
+            ended(format!("executable file `{program}` not found in `$PATH`"), Some(hint))
+        }
+        SandboxError::NotFound { program } => match Program::look_at(program, cwd, tree) {
+            Program::Absent if is_shell_form(args) => ended(
+                format!("the image has no `{program}`, which runs the shell form of `RUN`"),
+                Some("start from an image with a shell, or use the exec form: `RUN [\"program\", \"argument\"]`".to_owned()),
+            ),
+            Program::Absent => ended(format!("no such file or directory: `{program}`"), None),
+            Program::Script { interpreter } if interpreter.ends_with('\r') => ended(
+                format!(
+                    "the first line of `{program}` ends with a carriage return, which is taken for a part of the interpreter's name"
+                ),
+                Some(format!(
+                    "save `{program}` with Unix line endings, or mend it in the image: `RUN sed -i 's/\\r$//' {program}`"
+                )),
+            ),
+            Program::Script { interpreter } => ended(
+                format!("`{program}` begins with `#!{interpreter}`, and the image has no such file"),
+                Some("install the interpreter, or correct the first line".to_owned()),
+            ),
+            Program::Other => ended(
+                format!("`{program}` is there, but the program that loads its libraries is not"),
+                Some("link it statically, or start from an image with the C library that it was made for".to_owned()),
+            ),
+        },
+        SandboxError::NotExecutable { program, reason } => {
+            let hint = (*reason == "permission denied")
+                .then(|| format!("make it executable: `RUN chmod +x {program}`, or `COPY --chmod=755`"));
+            ended(format!("cannot execute `{program}`: {reason}"), hint)
+        }
+        other => ended(other.to_string(), None),
+    })
+}
+
+/// What may help when a shell says that it found no program (`/bin/sh: ./run.sh: not found`) although the file is there.
+pub fn shell_hint(last_line: &str, cwd: &str, tree: &dyn FileTree) -> Option<String> {
+    let mut parts = last_line.split(": ");
+    let shell = parts.next()?;
+    let program = parts.find(|part| part.contains('/') && *part != shell)?;
+    match Program::look_at(program, cwd, tree) {
+        Program::Script { interpreter } if interpreter.ends_with('\r') => {
+            Some(format!("`{program}` has Windows line endings: save it with Unix ones"))
+        }
+        Program::Script { interpreter } => Some(format!("`{program}` is there; is its interpreter, `{interpreter}`?")),
+        Program::Other => Some(format!("`{program}` is there; what loads its libraries may be missing")),
+        Program::Absent => None,
+    }
+}
+
+/// Whether the words look like those that the shell form is made of.
+fn is_shell_form(args: &[String]) -> bool {
+    matches!(args, [_, flag, _] if flag.starts_with('-') && flag.ends_with('c'))
+}
+
+/// What is at a program's path.
+enum Program {
+    Absent,
+    Script { interpreter: String },
+    Other,
+}
+
+impl Program {
+    fn look_at(program: &str, cwd: &str, tree: &dyn FileTree) -> Program {
+        let directory = if program.starts_with('/') { "" } else { cwd };
+        let path = TreePath::clean(format!("{directory}/{program}").as_bytes());
+        let Ok(found) = resolve(tree, &path, Last::Follow) else { return Program::Absent };
+        if found.meta.is_none_or(|meta| meta.kind != FileKind::File) {
+            return Program::Absent;
+        }
+        let mut start = Vec::new();
+        // the kernel reads no more of a first line either
+        let read = tree.open(&found.path).map(|file| file.take(256).read_to_end(&mut start).is_ok());
+        match (read, start.strip_prefix(b"#!")) {
+            (Ok(true), Some(rest)) => {
+                let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+                Program::Script { interpreter: first_word(&String::from_utf8_lossy(line)) }
+            }
+            _ => Program::Other,
+        }
+    }
+}
+
+/// The interpreter without its argument; a carriage return stays where it is.
+fn first_word(line: &str) -> String {
+    line.trim_start_matches([' ', '\t']).split([' ', '\t']).next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::DirTree;
+
+    /// `start` is what the file `/tool` begins with.
+    #[track_caller]
+    fn check(args: &[&str], start: &[u8], expected: &str) {
+        let temp = tempfile::tempdir().expect("a directory");
+        std::fs::write(temp.path().join("tool"), start).expect("writes");
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let error = SandboxError::NotFound { program: args[0].clone() };
+        let tree = DirTree::open(temp.path()).expect("opens");
+        assert_eq!(not_started(&error, &args, "/", &tree).map(|ended| ended.how).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn the_file_tells_what_is_missing() {
+        check(
+            &["/tool"],
+            b"#! /usr/bin/python3 -u\nx",
+            "exit code 127: `/tool` begins with `#!/usr/bin/python3`, and the image has no such file",
+        );
+        check(&["./tool"], b"\x7fELF", "exit code 127: `./tool` is there, but the program that loads its libraries is not");
+        check(&["/other"], b"", "exit code 127: no such file or directory: `/other`");
+        check(&["/bin/bash", "-ec", "x"], b"", "exit code 127: the image has no `/bin/bash`, which runs the shell form of `RUN`");
+    }
+
+    #[test]
+    fn the_shell_tells_which_file() {
+        let temp = tempfile::tempdir().expect("a directory");
+        std::fs::write(temp.path().join("run.sh"), "#!/bin/sh\r\n").expect("writes");
+        let tree = DirTree::open(temp.path()).expect("opens");
+        let hint = |line: &str| shell_hint(line, "/", &tree);
+        assert_eq!(
+            hint("/bin/sh: 1: ./run.sh: not found").as_deref(),
+            Some("`./run.sh` has Windows line endings: save it with Unix ones")
+        );
+        assert_eq!(hint("/bin/sh: mkae: not found"), None);
+        assert_eq!(hint("/bin/sh: /other: not found"), None);
+        assert_eq!(hint(""), None);
+    }
+
+    #[test]
+    fn what_the_sandbox_failed_at_is_not_explained() {
+        let tree = crate::snapshot::View::new(Vec::new()).expect("the empty view");
+        assert!(not_started(&SandboxError::LauncherGone, &[], "/", &tree).is_none());
+    }
+}
