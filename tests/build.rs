@@ -70,7 +70,6 @@ fn a_failed_step_says_what_where_and_its_last_words() {
          --> Dockerfile:2:1\n  |\n\
          2 | RUN echo one; mkae all\n  \
          | ^^^^^^^^^^^^^^^^^^^^^^\n  |\n  \
-         = note: in stage `0`\n  \
          = note: the last lines of its output:\n          one\n          /bin/sh: mkae: not found\n",
     );
 }

@@ -52,7 +52,7 @@ fn what_is_no_tar_is_not_imported() {
     space.write("junk", "junk\n");
     space
         .croze(["import", "junk", "x"])
-        .fails(2, "error: the layer is damaged: cannot read the next entry of the tar: unexpected end of file\n");
+        .fails(2, "error: cannot import `junk`: it is damaged, or no tar\n |\n = note: unexpected end of file\n = help: import the tar of a root file system, plain or compressed, such as `docker export` writes\n");
     assert_eq!(space.croze(["images"]).succeeds().stdout, "NAME  IMAGE ID  PLATFORM  LAYERS  SIZE\n");
 }
 

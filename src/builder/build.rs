@@ -1,12 +1,13 @@
 //! The flow of one build, from the client's files to the exported image.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
 use super::inputs::{self, Inputs};
+use super::preflight::Preflight;
 use super::report;
 use super::{BuildError, BuildRequest, BuildResult, ContextSource, Entitlement, ErrorKind, NamedContextSource, NoCache};
 use crate::cache::{Cache, Reuse};
@@ -14,8 +15,8 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
-use crate::graph::{Graph, Origin, StepIndex};
-use crate::plan::{self, Base, Bases, ImageLocation, Lowered, NamedContext, Options, Wanted};
+use crate::graph::{Graph, StepIndex};
+use crate::plan::{self, Base, Bases, ImageLocation, Lowered, NamedContext, Options, Wanted, Wish};
 use crate::reference::{ImageRef, Platform};
 use crate::registry::{Anonymous, Client, Proxies, RegistryConfig};
 use crate::sandbox;
@@ -31,43 +32,54 @@ type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
 /// See [`super::build()`].
 pub async fn build(
     store: Store,
-    mut request: BuildRequest,
+    request: BuildRequest,
     events: Arc<dyn EventSink>,
     cancel: watch::Receiver<bool>,
 ) -> Result<BuildResult, BuildError> {
     let outputs = super::output::parse(&request)?;
-    let client = Arc::new(Client::new(registry_config(&request.client_env), Arc::new(Anonymous)));
-    let reporter = Reporter::new(events.clone());
-    let checkouts = super::remote::fetch(&store, &client, &mut request).await?;
-    let (mut request, inputs) = {
-        let store = store.clone();
-        task::blocking(move || inputs::open(&store, &mut request, checkouts).map(|inputs| (request, inputs))).await?
-    };
-    let (dockerfile, mut warnings) = dockerfile::parse(&inputs.dockerfile);
-    fail_on_errors(&mut warnings)?;
-    let options = options(&request, &inputs);
-    let mut build = Build { store, client, reporter, request: &mut request, images: Images::new(), cancel };
-    let bases = build.resolve_images(&dockerfile, &options).await?;
-    let (lowered, more) = plan::lower(&dockerfile, &options, &bases);
-    warnings.extend(more);
-    fail_on_errors(&mut warnings)?;
-    let lowered = lowered.ok_or_else(|| internal("the plan has neither a result nor an error"))?;
-    for warning in &warnings {
-        events.event(Event::Warning(Box::new(warning.clone())));
+    let (mut build, inputs) = Build::open(store, request, events, cancel).await?;
+    let planned = build.plan(&inputs, Wish::Target).await?;
+    if planned.errors_on_violation {
+        refuse_violations(&planned.warnings)?;
+    }
+    let lowered = build.refuse_missing(planned.lowered, &inputs).await?;
+    for warning in &planned.warnings {
+        build.reporter.events.event(Event::Warning(Box::new(warning.clone())));
     }
     let ran = build.run(lowered, inputs).await?;
-    let exported = super::output::export(&build.store, ran.image, outputs, &build.reporter, build.request).await?;
-    Ok(BuildResult { ran_steps: ran.summary.ran_steps, cached_steps: ran.summary.cached_steps, warnings, ..exported })
+    let exported = super::output::export(&build.store, ran.image, outputs, &build.reporter, &mut build.request).await?;
+    let Summary { ran_steps, cached_steps } = ran.summary;
+    Ok(BuildResult { ran_steps, cached_steps, warnings: planned.warnings, ..exported })
+}
+
+/// See [`super::check`].
+pub async fn check(
+    store: Store,
+    request: BuildRequest,
+    events: Arc<dyn EventSink>,
+    cancel: watch::Receiver<bool>,
+) -> Result<Vec<Diagnostic>, BuildError> {
+    let (mut build, inputs) = Build::open(store, request, events, cancel).await?;
+    Ok(build.plan(&inputs, Wish::Every).await?.warnings)
 }
 
 /// What the phases of a build share.
-struct Build<'a> {
+struct Build {
     store: Store,
     client: Arc<Client>,
     reporter: Reporter,
-    request: &'a mut BuildRequest,
+    request: BuildRequest,
     images: Images,
     cancel: watch::Receiver<bool>,
+}
+
+/// What the Dockerfile comes to.
+struct Planned {
+    lowered: Lowered,
+    /// Those that people want to read.
+    warnings: Vec<Diagnostic>,
+    /// `# check=error=true`.
+    errors_on_violation: bool,
 }
 
 /// What running gave.
@@ -76,7 +88,59 @@ struct Ran {
     summary: Summary,
 }
 
-impl Build<'_> {
+impl Build {
+    /// Fetches and opens what the client brought.
+    async fn open(
+        store: Store,
+        mut request: BuildRequest,
+        events: Arc<dyn EventSink>,
+        cancel: watch::Receiver<bool>,
+    ) -> Result<(Build, Inputs), BuildError> {
+        let client = Arc::new(Client::new(registry_config(&request.client_env), Arc::new(Anonymous)));
+        let reporter = Reporter::new(events);
+        let checkouts = super::remote::fetch(&store, &client, &mut request).await?;
+        let (request, inputs) = {
+            let store = store.clone();
+            task::blocking(move || inputs::open(&store, &mut request, checkouts).map(|inputs| (request, inputs))).await?
+        };
+        let definition = reporter.announce(format!("[internal] load build definition from {}", inputs.dockerfile.name()));
+        reporter.done(definition, None);
+        if let Some(name) = inputs.ignore.as_ref().and_then(|patterns| patterns.file_name()) {
+            let ignore = reporter.announce(format!("[internal] load {name}"));
+            reporter.done(ignore, None);
+        }
+        Ok((Build { store, client, reporter, request, images: Images::new(), cancel }, inputs))
+    }
+
+    /// Parses and lowers; resolves images on the way.
+    async fn plan(&mut self, inputs: &Inputs, stages: Wish) -> Result<Planned, BuildError> {
+        let (dockerfile, mut found) = dockerfile::parse(&inputs.dockerfile);
+        fail_on_errors(&mut found)?;
+        let options = Options { stages, ..options(&self.request, inputs) };
+        let checks = plan::check_options(&dockerfile, &options)
+            .map_err(|bad| BuildError { kind: ErrorKind::Usage, diagnostics: vec![*bad] })?;
+        let bases = self.resolve_images(&dockerfile, &options).await?;
+        let (lowered, more) = plan::lower(&dockerfile, &options, &bases);
+        found.extend(more);
+        fail_on_errors(&mut found)?;
+        let lowered = lowered.ok_or_else(|| internal("the plan has neither a result nor an error"))?;
+        found.retain(|warning| dockerfile.reports(warning, &checks));
+        found.sort_by_key(|warning| warning.place.as_ref().map(|(_, span)| span.start));
+        Ok(Planned { lowered, warnings: found, errors_on_violation: checks.error })
+    }
+
+    /// Ends the build here if something that steps will ask for is not there.
+    async fn refuse_missing(&self, lowered: Lowered, inputs: &Inputs) -> Result<Lowered, BuildError> {
+        let BuildRequest { secrets, ssh, .. } = &self.request;
+        let preflight = Preflight { lowered, contexts: inputs.contexts.clone(), secrets: secrets.clone(), ssh: ssh.clone() };
+        let (lowered, diagnostics) = task::blocking(move || {
+            let diagnostics = preflight.missing();
+            (preflight.lowered, diagnostics)
+        })
+        .await;
+        if diagnostics.is_empty() { Ok(lowered) } else { Err(BuildError { kind: ErrorKind::Usage, diagnostics }) }
+    }
+
     /// Asks for images until the plan wants no more.
     async fn resolve_images(&mut self, dockerfile: &Dockerfile, options: &Options) -> Result<Bases, BuildError> {
         let mut bases = Bases::new();
@@ -182,7 +246,7 @@ impl Build<'_> {
             processors,
             cancel: stopped,
         };
-        let worker = Arc::new(LocalWorker::new(shared).map_err(|error| report::step_error(&error, &Origin::default()))?);
+        let worker = Arc::new(LocalWorker::new(shared).map_err(|error| report::step_error(&error, None))?);
         let schedule = Schedule {
             graph: graph.clone(),
             worker: worker.clone(),
@@ -200,7 +264,7 @@ impl Build<'_> {
             let _ = context.save_index();
         }
         let (outputs, summary) = ran.map_err(|failure| match failure {
-            Failure::Step { index, error } => report::step_error(&error, &graph.step(index).origin),
+            Failure::Step { index, error } => report::step_error(&error, Some(graph.step(index))),
             Failure::Interrupted => BuildError { kind: ErrorKind::Interrupted, diagnostics: Vec::new() },
         })?;
         let stack = match outputs.into_iter().next() {
@@ -208,12 +272,12 @@ impl Build<'_> {
             _ => return Err(internal("the target is no file system")),
         };
         // a base that no step read is fetched for the output
-        worker.trees(&stack).await.map_err(|error| report::step_error(&error, &Origin::default()))?;
+        worker.trees(&stack).await.map_err(|error| report::step_error(&error, None))?;
         Ok(Ran { image: super::output::BuiltImage { draft, stack, epoch }, summary })
     }
 
     fn now_secs(&self) -> i64 {
-        seconds(self.request)
+        seconds(&self.request)
     }
 }
 
@@ -260,7 +324,6 @@ impl Reporter {
 
 fn options(request: &BuildRequest, inputs: &Inputs) -> Options {
     let host = Platform::host();
-    let _ = inputs;
     let named_contexts: BTreeMap<String, NamedContext> = request
         .named_contexts
         .iter()
@@ -294,6 +357,8 @@ fn options(request: &BuildRequest, inputs: &Inputs) -> Options {
         shm_size_bytes: request.shm_size_bytes,
         ulimits: request.ulimits.clone(),
         has_main_context: !matches!(request.context, ContextSource::Stream(_)),
+        ignore: inputs.ignore.clone(),
+        stages: Wish::Target,
         platform_in_names: false,
     }
 }
@@ -334,7 +399,7 @@ fn describe(wanted: &Wanted) -> String {
 fn answered(image: &ResolvedImage, now_secs: i64) -> Option<String> {
     match &image.answered_by {
         AnsweredBy::Store { set_secs: Some(set_secs) } => {
-            Some(format!("using {} from the store, there since {}", image.name, age(now_secs - set_secs)))
+            Some(format!("using {} from the store, put there {}", image.name, age(now_secs - set_secs)))
         }
         AnsweredBy::Store { set_secs: None } => Some(format!("using {} from the store", image.name)),
         AnsweredBy::Registry(host) => Some(format!("using {} from {host}", image.name)),
@@ -360,6 +425,21 @@ fn fail_on_errors(diagnostics: &mut Vec<Diagnostic>) -> Result<(), BuildError> {
         return Err(BuildError { kind: if policy { ErrorKind::Policy } else { ErrorKind::Usage }, diagnostics });
     }
     Ok(())
+}
+
+/// `# check=error=true`: a finding of a build check fails the build before a step runs.
+fn refuse_violations(warnings: &[Diagnostic]) -> Result<(), BuildError> {
+    let rules: BTreeSet<&str> = warnings.iter().filter_map(Diagnostic::rule).collect();
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let rules: Vec<&str> = rules.into_iter().collect();
+    let message = format!("lint violation found for rules: {}", rules.join(", "));
+    let violation = Diagnostic::error_without_place("lint-violation", message)
+        .note("the Dockerfile or a build argument says `check=error=true`")
+        .help("mend what the warnings say, or leave a rule out: `# check=skip=Rule;error=true`");
+    let diagnostics = warnings.iter().cloned().chain([violation]).collect();
+    Err(BuildError { kind: ErrorKind::Usage, diagnostics })
 }
 
 fn internal(text: &str) -> BuildError {

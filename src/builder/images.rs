@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{BuildError, ErrorKind};
+use super::{BuildError, ErrorKind, report};
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::digest::{DiffId, Digest};
 use crate::image::{Descriptor, ImageConfig, Index, Manifest, media_type};
@@ -132,7 +132,5 @@ fn damaged(image_ref: &ImageRef, document: &str, why: &dyn std::fmt::Display) ->
 }
 
 fn store_failed(error: &StoreError) -> BuildError {
-    let cause = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    let diagnostic = Diagnostic::error_without_place("store", format!("{error}{cause}"));
-    BuildError { kind: ErrorKind::Environment, diagnostics: vec![diagnostic] }
+    report::store_error(error)
 }

@@ -3,14 +3,14 @@
 use std::io::{self, Read};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{BuildError, ErrorKind};
+use super::{BuildError, ErrorKind, report};
 use crate::diagnostic::Diagnostic;
 use crate::image::{self, AssembledLayer, Descriptor, DraftHistory, ImageConfig, ImageDraft, media_type};
 use crate::layer::{self, Compression, LayerError, archive::Packing};
 use crate::reference::{ImageRef, Platform};
 use crate::store::{LayerRecord, NameOrigin, NameRecord, Store, StoreError};
 
-/// Unpacks `rootfs` (plain or compressed), names the image and gives its record.
+/// Unpacks `rootfs` (plain or compressed; `called` is its name for people), names the image and gives its record.
 ///
 /// The image has no times of its own: importing the same tree again gives the same digest, and steps on top stay cached.
 ///
@@ -18,12 +18,12 @@ use crate::store::{LayerRecord, NameOrigin, NameRecord, Store, StoreError};
 /// `Usage` for what is no tar; `Environment` if the store fails.
 pub fn import(
     store: &Store,
-    rootfs: &mut (dyn Read + Send),
+    (called, rootfs): (&str, &mut (dyn Read + Send)),
     image_ref: &ImageRef,
     platform: &Platform,
     now: SystemTime,
 ) -> Result<NameRecord, BuildError> {
-    let layer = import_layer(store, rootfs).map_err(|error| layer_failed(&error))?;
+    let layer = import_layer(store, rootfs).map_err(|error| layer_failed(&error, called))?;
     let descriptor = Descriptor::new(media_type::LAYER, layer.diff_id.0, layer.tar_bytes);
     let draft = ImageDraft {
         config: ImageConfig::scratch(platform),
@@ -43,7 +43,7 @@ pub fn import(
         store.write_blob(&image.manifest)?;
         store.set_name(image_ref, &record)
     };
-    publish().map_err(|error| layer_failed(&LayerError::Store(error)))?;
+    publish().map_err(|error| report::store_error(&error))?;
     Ok(record)
 }
 
@@ -62,19 +62,17 @@ fn import_layer(store: &Store, rootfs: &mut (dyn Read + Send)) -> Result<LayerRe
     Ok(layer::commit(store, tree)?.record)
 }
 
-fn layer_failed(error: &LayerError) -> BuildError {
-    let kind = match error {
-        LayerError::Damaged { .. } | LayerError::LinkTarget { .. } => ErrorKind::Usage,
-        _ => ErrorKind::Environment,
-    };
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !message.ends_with(&text) {
-            message = format!("{message}: {text}");
+/// `called` is what people call the tar.
+fn layer_failed(error: &LayerError, called: &str) -> BuildError {
+    match error {
+        LayerError::Damaged { .. } | LayerError::LinkTarget { .. } => {
+            let message = format!("cannot import `{called}`: it is damaged, or no tar");
+            let diagnostic = Diagnostic::error_without_place("import", message)
+                .because(error)
+                .help("import the tar of a root file system, plain or compressed, such as `docker export` writes");
+            BuildError { kind: ErrorKind::Usage, diagnostics: vec![diagnostic] }
         }
-        source = cause.source();
+        LayerError::Store(error) => report::store_error(error),
+        error => report::environment_error(error),
     }
-    BuildError { kind, diagnostics: vec![Diagnostic::error_without_place("import", message)] }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::remote::Checkouts;
 use super::{BuildError, BuildRequest, ContextSource, DockerfileSource, ErrorKind, NamedContextSource, report};
-use crate::diagnostic::{Diagnostic, Source};
+use crate::diagnostic::{Diagnostic, Source, with_causes};
 use crate::dockerfile::ignore::Patterns;
 use crate::snapshot::{DirTree, Last, TreePath, resolve};
 use crate::source::context::{Context, ContextError, Ignore};
@@ -22,6 +22,8 @@ pub struct Inputs {
     pub dockerfile: Source,
     /// `context` and the named local ones.
     pub contexts: HashMap<String, Arc<Context>>,
+    /// What the main context leaves out.
+    pub ignore: Option<Arc<Patterns>>,
 }
 
 /// The largest Dockerfile that is read.
@@ -64,9 +66,10 @@ pub fn open(store: &Store, request: &mut BuildRequest, mut checkouts: Checkouts)
         Main::Checkout(_) | Main::Empty => None,
         Main::Directory(root) | Main::Extracted(TempDir { path: root, .. }) => ignore_patterns(root, dockerfile.path.as_deref())?,
     };
+    let offered = || ignore.clone().map(|patterns| -> Box<dyn Ignore> { Box::new(patterns) });
     let context = match main {
-        Main::Directory(directory) => Context::open(store, &directory, ignore),
-        Main::Extracted(extracted) => Context::in_temp(store, extracted, ignore),
+        Main::Directory(directory) => Context::open(store, &directory, offered()),
+        Main::Extracted(extracted) => Context::in_temp(store, extracted, offered()),
         Main::Checkout(checkout) => Context::checkout(store, checkout),
         Main::Empty => Context::empty(store),
     };
@@ -76,7 +79,7 @@ pub fn open(store: &Store, request: &mut BuildRequest, mut checkouts: Checkouts)
             NamedContextSource::Directory(directory) => {
                 let directory = checked_directory(directory)?;
                 let ignore = ignore_patterns(&directory, None)?;
-                Context::open(store, &directory, ignore)
+                Context::open(store, &directory, ignore.map(|patterns| -> Box<dyn Ignore> { Box::new(patterns) }))
             }
             NamedContextSource::Remote(_) => match checkouts.remove(name) {
                 Some(checkout) => Context::checkout(store, checkout),
@@ -86,7 +89,7 @@ pub fn open(store: &Store, request: &mut BuildRequest, mut checkouts: Checkouts)
         };
         contexts.insert(name.clone(), Arc::new(context.map_err(|error| context_error(&error))?));
     }
-    Ok(Inputs { dockerfile: dockerfile.source, contexts })
+    Ok(Inputs { dockerfile: dockerfile.source, contexts, ignore })
 }
 
 /// The main context, before its ignore file is known.
@@ -170,17 +173,17 @@ pub fn looks_like_archive(head: &[u8]) -> bool {
 fn checked_directory(directory: &Path) -> Result<PathBuf, BuildError> {
     match std::fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => Ok(directory.to_owned()),
-        Ok(_) => Err(usage(Diagnostic::error_without_place(
-            "context-not-a-directory",
-            format!("context `{}` is not a directory", directory.display()),
-        ))),
-        Err(error) => Err(usage(
-            Diagnostic::error_without_place(
-                "context-missing",
-                format!("unable to prepare context: path `{}` not found", directory.display()),
-            )
-            .note(error.to_string()),
-        )),
+        Ok(_) => {
+            let message = format!("context `{}` is not a directory", directory.display());
+            let diagnostic = Diagnostic::error_without_place("context-not-a-directory", message);
+            Err(usage(diagnostic.help("for a Dockerfile of another name: `-f FILE`; for an archive: `croze build - < FILE`")))
+        }
+        Err(error) => {
+            let message = format!("unable to prepare context: path `{}` not found", directory.display());
+            let diagnostic = Diagnostic::error_without_place("context-missing", message);
+            let is_said = error.kind() == std::io::ErrorKind::NotFound;
+            Err(usage(if is_said { diagnostic } else { diagnostic.note(with_causes(&error)) }))
+        }
     }
 }
 
@@ -206,7 +209,7 @@ fn read_dockerfile(path: &Path, name: &str) -> Result<Found, BuildError> {
 }
 
 /// `<Dockerfile>.dockerignore` beside the Dockerfile if there is one, else `.dockerignore` in the context's root.
-fn ignore_patterns(root: &Path, dockerfile: Option<&Path>) -> Result<Option<Box<dyn Ignore>>, BuildError> {
+fn ignore_patterns(root: &Path, dockerfile: Option<&Path>) -> Result<Option<Arc<Patterns>>, BuildError> {
     let beside = dockerfile.map(|path| {
         let mut name = path.as_os_str().to_owned();
         name.push(".dockerignore");
@@ -218,7 +221,7 @@ fn ignore_patterns(root: &Path, dockerfile: Option<&Path>) -> Result<Option<Box<
                 let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
                 let source = Source::new(name, lossy(bytes));
                 let patterns = Patterns::parse(&source).map_err(usage)?;
-                return Ok(Some(Box::new(patterns)));
+                return Ok(Some(Arc::new(patterns)));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(cannot_read(&path.display().to_string(), &error)),
@@ -246,7 +249,7 @@ fn no_dockerfile(name: &str) -> BuildError {
 }
 
 fn cannot_read(name: &str, error: &std::io::Error) -> BuildError {
-    usage(Diagnostic::error_without_place("unreadable", format!("cannot read `{name}`")).note(error.to_string()))
+    usage(Diagnostic::error_without_place("unreadable", format!("cannot read `{name}`")).note(with_causes(error)))
 }
 
 fn context_error(error: &ContextError) -> BuildError {

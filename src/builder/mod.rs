@@ -20,6 +20,7 @@ pub mod images;
 pub mod import;
 mod inputs;
 mod output;
+mod preflight;
 mod remote;
 mod report;
 
@@ -185,4 +186,18 @@ pub async fn build(
     cancel: watch::Receiver<bool>,
 ) -> Result<BuildResult, BuildError> {
     build::build(store, request, events, cancel).await
+}
+
+/// What the build checks find in all stages, or in those that `--target` needs, without running anything; the base images'
+/// documents are fetched.
+///
+/// # Errors
+/// What a build would fail with before its first step.
+pub async fn check(
+    store: Store,
+    request: BuildRequest,
+    events: Arc<dyn EventSink>,
+    cancel: watch::Receiver<bool>,
+) -> Result<Vec<Diagnostic>, BuildError> {
+    build::check(store, request, events, cancel).await
 }

@@ -49,7 +49,13 @@ enum Fetched {
 }
 
 async fn fetch_one(store: &Store, client: &Client, text: &str, request: &BuildRequest) -> Result<Fetched, BuildError> {
-    let failed = |error: crate::source::SourceError| report::source_error(&error);
+    let failed = |error: crate::source::SourceError| {
+        let mut failed = report::source_error(&error);
+        for diagnostic in &mut failed.diagnostics {
+            diagnostic.notes.insert(0, format!("needed for the context `{text}`"));
+        }
+        failed
+    };
     match classify(text).map_err(|reason| bad(text, &reason))? {
         SourceKind::Git(reference) => {
             let op = reference.into_op();

@@ -1,22 +1,25 @@
-//! Failures of the rooms below, as diagnostics with a place and a kind.
+//! Failures of the rooms below, as diagnostics with a place, a kind and advice.
 
 use std::error::Error;
 
 use super::{BuildError, ErrorKind};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Source, Span, causes};
 use crate::export::ExportError;
-use crate::graph::Origin;
+use crate::graph::{Op, Origin, Step};
 use crate::plan::Wanted;
+use crate::registry::RegistryError;
 use crate::source::SourceError;
 use crate::source::context::ContextError;
 use crate::store::StoreError;
 use crate::worker::WorkError;
+use crate::worker::copy::CopyError;
 
-/// A step's failure, pointing at its instruction.
-pub fn step_error(error: &WorkError, origin: &Origin) -> BuildError {
+/// A step's failure, pointing at the word of its instruction that is to blame. Without a `step`, at nothing.
+pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
+    let nowhere = Origin::default();
+    let origin = step.map_or(&nowhere, |step| &step.origin);
     let (kind, code) = match error {
         WorkError::Command { .. } => (ErrorKind::Step, "command-failed"),
-        WorkError::Sandbox(sandbox) if sandbox.exit_code().is_some() => (ErrorKind::Step, "command-failed"),
         WorkError::Copy(_) => (ErrorKind::Usage, "copy-failed"),
         WorkError::Identity(_) => (ErrorKind::Usage, "unknown-user"),
         WorkError::NotGiven { .. } => (ErrorKind::Usage, "not-given"),
@@ -31,57 +34,106 @@ pub fn step_error(error: &WorkError, origin: &Origin) -> BuildError {
         | WorkError::Store(_)
         | WorkError::System { .. } => (ErrorKind::Environment, "environment"),
     };
-    let message = match error {
-        WorkError::Command { how, .. } => format!("`RUN` did not complete successfully: {how}"),
-        other => other.to_string(),
-    };
-    let mut diagnostic = match &origin.place {
-        Some((source, span)) => Diagnostic::error(code, message, source, first_line(source.text(), *span)),
-        None => Diagnostic::error_without_place(code, message),
-    };
-    if !origin.stage.is_empty() {
-        diagnostic = diagnostic.note(format!("in stage `{}`", origin.stage));
-    }
-    diagnostic = with_causes(diagnostic, error);
-    if let WorkError::Command { tail, hint, .. } = error {
-        if !tail.is_empty() {
-            diagnostic = diagnostic.note(format!("the last lines of its output:\n{}", tail.join("\n")));
+    let diagnostic = match error {
+        WorkError::Command { how, tail, hint } => command_diagnostic(code, how, tail, hint.as_deref(), origin),
+        WorkError::Copy(error) => copy_diagnostic(error, origin),
+        WorkError::Identity(error) => user_diagnostic(code, error, origin),
+        WorkError::Mount { target, .. } => match mount_number(step, target) {
+            Some(number) => mount_diagnostic(error, origin, number),
+            None => in_stage(at_instruction(code, error.to_string(), origin), origin).because(error),
+        },
+        WorkError::Source(SourceError::Checksum { .. } | SourceError::Registry(_) | SourceError::Git { .. }) => {
+            let span = origin.words.sources.first().copied();
+            in_stage(at_word(code, error.to_string(), origin, span), origin).because(error)
         }
-        if let Some(hint) = hint {
-            diagnostic = diagnostic.help(hint.clone());
-        }
+        error => in_stage(at_instruction(code, error.to_string(), origin), origin).because(error),
+    };
+    finish(kind, diagnostic, error)
+}
+
+/// A source of a copy that is not there, or a copy that failed.
+pub fn copy_diagnostic(error: &CopyError, origin: &Origin) -> Diagnostic {
+    let source_span = |number: &usize| origin.words.sources.get(*number).copied();
+    let span = match error {
+        CopyError::Missing { source_number, .. }
+        | CopyError::BadPattern { source_number, .. }
+        | CopyError::OntoFile { source_number, .. }
+        | CopyError::OntoDirectory { source_number, .. } => source_span(source_number),
+        CopyError::Owner { .. } => origin.words.owner,
+        _ => None,
+    };
+    let CopyError::Missing { path, nearest, hidden_by, .. } = error else {
+        return in_stage(at_word("copy-failed", error.to_string(), origin, span), origin).because(error);
+    };
+    let reads_context = origin.words.read_from.is_none();
+    let shown = |path: &dyn std::fmt::Display| {
+        let text = path.to_string();
+        // what is in a context has no root that people know
+        if reads_context { text.trim_start_matches('/').to_owned() } else { text }
+    };
+    let tree = origin.words.read_from.as_ref().map_or("the context".to_owned(), |from| format!("`{from}`"));
+    let message = format!("`{}` not found in {tree}", shown(path));
+    let mut diagnostic = in_stage(at_word("missing-source", message, origin, span), origin);
+    if let Some(written) = climbing(origin, span) {
+        diagnostic = diagnostic
+            .note(format!("`..` does not lead out of {tree}: there, `{written}` is `{}`", shown(path)))
+            .help("use a directory above as the context, or pass it by `--build-context NAME=DIR` and `COPY --from=NAME`");
     }
-    if let WorkError::NotGiven { what: "secret", id } = error {
-        diagnostic = diagnostic.help(format!("pass it with `--secret id={id},src=FILE`"));
+    if let Some(hidden_by) = hidden_by {
+        diagnostic = diagnostic.note(format!("the ignore file hides it: {hidden_by}"));
     }
-    if no_space(error) {
-        diagnostic = diagnostic.help("free space on the store's file system, or name another store with `--root DIR`");
+    match nearest {
+        Some(nearest) => diagnostic.help(format!("did you mean `{}`?", shown(nearest))),
+        None => diagnostic,
     }
-    BuildError { kind: if no_space(error) { ErrorKind::Environment } else { kind }, diagnostics: vec![diagnostic] }
+}
+
+/// Something that the mount with this number asks for and that is not there.
+pub fn mount_diagnostic(error: &WorkError, origin: &Origin, number: usize) -> Diagnostic {
+    let (code, help) = match error {
+        WorkError::NotGiven { what: "secret", id } => ("not-given", Some(format!("pass it with `--secret id={id},src=FILE`"))),
+        WorkError::NotGiven { id, .. } => ("not-given", Some(format!("pass it with `--ssh {id}` or `--ssh {id}=SOCKET`"))),
+        _ => ("mount-failed", None),
+    };
+    let span = origin.words.mounts.get(number).copied();
+    let diagnostic = in_stage(at_word(code, error.to_string(), origin, span), origin).because(error);
+    match help {
+        Some(help) => diagnostic.help(help),
+        None => diagnostic,
+    }
 }
 
 /// A failure of the store itself.
 pub fn store_error(error: &StoreError) -> BuildError {
-    let mut diagnostic = with_causes(Diagnostic::error_without_place("store", error.to_string()), error);
-    if no_space(error) {
-        diagnostic = diagnostic.help("free space on the store's file system, or name another store with `--root DIR`");
-    }
-    BuildError { kind: ErrorKind::Environment, diagnostics: vec![diagnostic] }
+    let diagnostic = Diagnostic::error_without_place("store", error.to_string()).because(error);
+    finish(ErrorKind::Environment, diagnostic, error)
+}
+
+/// A failure of this machine's.
+pub fn environment_error(error: &(dyn Error + 'static)) -> BuildError {
+    let diagnostic = Diagnostic::error_without_place("environment", error.to_string()).because(error);
+    finish(ErrorKind::Environment, diagnostic, error)
 }
 
 /// A source that no instruction belongs to.
 pub fn source_error(error: &SourceError) -> BuildError {
-    let diagnostic = with_causes(Diagnostic::error_without_place("source-failed", error.to_string()), error);
-    BuildError { kind: ErrorKind::Source, diagnostics: vec![diagnostic] }
+    let diagnostic = Diagnostic::error_without_place("source-failed", error.to_string()).because(error);
+    finish(ErrorKind::Source, diagnostic, error)
 }
 
 /// A context that cannot be opened.
 pub fn context_error(error: &ContextError) -> BuildError {
     match error {
         ContextError::Store(error) => store_error(error),
-        ContextError::Io { .. } | ContextError::Archive(_) => {
-            let diagnostic = with_causes(Diagnostic::error_without_place("bad-context", error.to_string()), error);
-            BuildError { kind: ErrorKind::Usage, diagnostics: vec![diagnostic] }
+        ContextError::Io { .. } => {
+            let diagnostic = Diagnostic::error_without_place("bad-context", error.to_string()).because(error);
+            finish(ErrorKind::Usage, diagnostic, error)
+        }
+        ContextError::Archive(_) => {
+            let mut diagnostic = Diagnostic::error_without_place("bad-context", "cannot unpack the archive that is the context");
+            // what is in between speaks of layers
+            diagnostic.notes.extend(causes(error).pop());
+            finish(ErrorKind::Usage, diagnostic, error)
         }
     }
 }
@@ -89,36 +141,100 @@ pub fn context_error(error: &ContextError) -> BuildError {
 /// An image that the Dockerfile asks for and that cannot be had.
 pub fn wanted_error(error: &SourceError, wanted: &Wanted) -> BuildError {
     let (source, span) = &wanted.place;
-    let mut diagnostic = Diagnostic::error("image-unavailable", error.to_string(), source, *span);
-    diagnostic = with_causes(diagnostic, error);
+    let mut diagnostic = Diagnostic::error("image-unavailable", error.to_string(), source, *span).because(error);
     if let Some(help) = &wanted.help {
-        diagnostic = diagnostic.help(help.clone());
+        diagnostic =
+            diagnostic.note(format!("no stage is called `{}`, so it was taken for an image", wanted.written)).help(help.clone());
     }
-    BuildError { kind: ErrorKind::Source, diagnostics: vec![diagnostic] }
+    if let SourceError::Registry(error) = error {
+        diagnostic = match &**error {
+            error if error.is_offline() => diagnostic
+                .help(format!("without a network, `croze import ROOTFS.tar {}` puts a base image into the store", wanted.written)),
+            RegistryError::Denied { .. } => diagnostic
+                .note("a registry may answer like this for a repository that does not exist")
+                .help("croze does not log in to registries: fetch the image with another tool into an OCI layout, and pass `--build-context NAME=oci-layout://DIR`"),
+            _ => diagnostic,
+        };
+    }
+    finish(ErrorKind::Source, diagnostic, error)
 }
 
 /// An output that could not be written.
 pub fn export_error(error: &ExportError) -> BuildError {
-    let mut diagnostic = with_causes(Diagnostic::error_without_place("export-failed", error.to_string()), error);
-    if no_space(error) {
-        diagnostic = diagnostic.help("free space where the output and the store are");
-    }
-    BuildError { kind: ErrorKind::Environment, diagnostics: vec![diagnostic] }
+    let diagnostic = Diagnostic::error_without_place("export-failed", error.to_string()).because(error);
+    finish(ErrorKind::Environment, diagnostic, error)
 }
 
-/// The causes behind `error`, one note each.
-fn with_causes(mut diagnostic: Diagnostic, error: &dyn Error) -> Diagnostic {
-    let mut cause = error.source();
-    let mut said = error.to_string();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !said.contains(&text) {
-            diagnostic = diagnostic.note(text.clone());
-        }
-        said = text;
-        cause = error.source();
+fn command_diagnostic(code: &'static str, how: &str, tail: &[String], hint: Option<&str>, origin: &Origin) -> Diagnostic {
+    let message = format!("`RUN` did not complete successfully: {how}");
+    let mut diagnostic = in_stage(at_instruction(code, message, origin), origin);
+    if !tail.is_empty() {
+        diagnostic = diagnostic.note(format!("the last lines of its output:\n{}", tail.join("\n")));
     }
-    diagnostic
+    match hint {
+        Some(hint) => diagnostic.help(hint),
+        None => diagnostic,
+    }
+}
+
+/// A user that the image does not know, at the `USER` that says so.
+fn user_diagnostic(code: &'static str, error: &(dyn Error + 'static), origin: &Origin) -> Diagnostic {
+    let diagnostic = match &origin.words.user {
+        Some((source, span)) => {
+            let diagnostic = Diagnostic::error(code, error.to_string(), source, *span);
+            match &origin.place {
+                Some((needed_by, step)) if needed_by == source => {
+                    diagnostic.also(first_line(source, *step), "the first step that runs as this user")
+                }
+                _ => diagnostic,
+            }
+        }
+        None => at_instruction(code, error.to_string(), origin),
+    };
+    in_stage(diagnostic, origin).because(error).help("create the user in an earlier `RUN`, or give a number")
+}
+
+fn at_word(code: &'static str, message: String, origin: &Origin, span: Option<Span>) -> Diagnostic {
+    match (&origin.place, span) {
+        (Some((source, _)), Some(span)) => Diagnostic::error(code, message, source, span),
+        _ => at_instruction(code, message, origin),
+    }
+}
+
+/// At an instruction's first line: enough to find it, whatever follows.
+fn at_instruction(code: &'static str, message: String, origin: &Origin) -> Diagnostic {
+    match &origin.place {
+        Some((source, span)) => Diagnostic::error(code, message, source, first_line(source, *span)),
+        None => Diagnostic::error_without_place(code, message),
+    }
+}
+
+fn in_stage(diagnostic: Diagnostic, origin: &Origin) -> Diagnostic {
+    match origin.stage_label.as_str() {
+        "" => diagnostic,
+        label => diagnostic.note(format!("in stage `{label}`")),
+    }
+}
+
+/// The source as written, if it begins with a way up.
+fn climbing(origin: &Origin, span: Option<Span>) -> Option<&str> {
+    let written = origin.place.as_ref()?.0.text().get(span?.range())?;
+    let ups = written.trim_start_matches(['"', '\'', '/']).trim_start_matches("./");
+    (ups == ".." || ups.starts_with("../")).then_some(written)
+}
+
+fn mount_number(step: Option<&Step>, target: &str) -> Option<usize> {
+    let Op::Exec(op) = &step?.op else { return None };
+    op.mounts.iter().position(|mount| mount.target == target)
+}
+
+/// A full disk is the machine's fault, whatever was being done.
+fn finish(kind: ErrorKind, diagnostic: Diagnostic, error: &(dyn Error + 'static)) -> BuildError {
+    if !no_space(error) {
+        return BuildError { kind, diagnostics: vec![diagnostic] };
+    }
+    let diagnostic = diagnostic.help("free space there, or name a store on another file system with `--root DIR`");
+    BuildError { kind: ErrorKind::Environment, diagnostics: vec![diagnostic] }
 }
 
 /// Whether a full disk is behind it.
@@ -133,10 +249,10 @@ fn no_space(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// An instruction's first line: enough to find it, whatever follows.
-fn first_line(text: &str, span: crate::diagnostic::Span) -> crate::diagnostic::Span {
+fn first_line(source: &Source, span: Span) -> Span {
+    let text = source.text();
     let end = span.end.min(text.len());
     let start = span.start.min(end);
     let line_end = text.get(start..end).and_then(|text| text.find('\n')).map_or(end, |length| start + length);
-    crate::diagnostic::Span::new(start, line_end)
+    Span::new(start, line_end)
 }

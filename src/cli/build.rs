@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::watch;
+
 use crate::builder::{self, BuildError, BuildResult};
 use crate::cli::args::BuildArgs;
 use crate::cli::environment::Environment;
@@ -14,6 +16,7 @@ use crate::cli::progress::{Console, TICK};
 use crate::cli::request::{self, Method, Order};
 use crate::cli::say;
 use crate::cli::signals::Signals;
+use crate::diagnostic::render::render_all;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::store::Store;
 
@@ -31,13 +34,13 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
         say(&format!("note: {note}\n"));
     }
     if order.method == Method::Check {
-        let message = "`--check` is not available yet";
-        return Err(Failure::usage(Diagnostic::error_without_place("unavailable", message)));
+        return check(order, root.as_deref(), environment);
     }
     let files = ResultFiles::start(iidfile, metadata_file)?;
     let store = open_store(root.as_deref(), environment)?;
     let console = Arc::new(Console::new(order.progress, environment.color));
-    match drive(store, order, &console)? {
+    let Order { request, .. } = order;
+    match drive(&console, |canceled| builder::build(store, request, console.clone(), canceled))? {
         (Ok(result), _) => {
             console.finish_built(&result_lines(&result));
             files.write(&result, now)?;
@@ -52,6 +55,24 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
             Err(Failure::build(error, signal))
         }
     }
+}
+
+/// Prints what the build checks find, on stdout: it is the result.
+fn check(order: Order, root: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
+    let store = open_store(root, environment)?;
+    let console = Arc::new(Console::new(order.progress, environment.color));
+    let Order { request, .. } = order;
+    let (result, signal) = drive(&console, |canceled| builder::check(store, request, console.clone(), canceled))?;
+    console.finish_failed();
+    let warnings = result.map_err(|error| Failure::build(error, signal))?;
+    let end = match warnings.len() {
+        0 => "Check complete, no warnings found.".to_owned(),
+        1 => "Check complete, 1 warning has been found!".to_owned(),
+        count => format!("Check complete, {count} warnings have been found!"),
+    };
+    let set_off = if warnings.is_empty() { "" } else { "\n" };
+    print_result(&format!("{}{set_off}{end}", render_all(&warnings, environment.color)))?;
+    if warnings.is_empty() { Ok(()) } else { Err(Failure::check_failed()) }
 }
 
 /// Opens the store that the flag, the environment or the user's identity names.
@@ -74,17 +95,21 @@ pub fn print_result(line: &str) -> Result<(), Failure> {
     writeln!(std::io::stdout().lock(), "{line}").map_err(|error| Failure::file("write to", Path::new("/dev/stdout"), &error))
 }
 
-type Outcome = (Result<BuildResult, BuildError>, Option<u8>);
+/// What a build gave, and the first signal's number.
+type Outcome<T> = (Result<T, BuildError>, Option<u8>);
 
-/// Runs the build on a runtime of one thread, ticking the console and passing signals on. Gives the first signal's number too.
-fn drive(store: Store, order: Order, console: &Arc<Console>) -> Result<Outcome, Failure> {
+/// Runs a build on a runtime of one thread, ticking the console and passing signals on.
+fn drive<T, F>(console: &Console, build: impl FnOnce(watch::Receiver<bool>) -> F) -> Result<Outcome<T>, Failure>
+where
+    F: Future<Output = Result<T, BuildError>>,
+{
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::environment("runtime", &error))?;
     let outcome = runtime.block_on(async {
         let (mut signals, canceled) = Signals::listen().map_err(|error| Failure::environment("signals", &error))?;
-        let mut build = std::pin::pin!(builder::build(store, order.request, console.clone(), canceled));
+        let mut build = std::pin::pin!(build(canceled));
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
         let result = loop {
             tokio::select! {
@@ -104,7 +129,9 @@ fn drive(store: Store, order: Order, console: &Arc<Console>) -> Result<Outcome, 
 /// What there is now, for people.
 fn result_lines(result: &BuildResult) -> Vec<String> {
     let steps = match (result.ran_steps, result.cached_steps) {
+        (0, 0) => "no steps to run".to_owned(),
         (0, cached) => format!("all {cached} steps cached"),
+        (1, cached) => format!("1 step ran, {cached} cached"),
         (ran, cached) => format!("{ran} steps ran, {cached} cached"),
     };
     let names: Vec<String> = result.names.iter().map(ToString::to_string).collect();

@@ -1,13 +1,13 @@
 //! What a failure looks like and which exit code it has.
 
-use std::fmt;
+use std::io;
 use std::path::Path;
 
 use crate::builder::{BuildError, ErrorKind};
 use crate::cli::environment::Environment;
 use crate::cli::say;
-use crate::diagnostic::render::render;
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::render::render_all;
+use crate::diagnostic::{Diagnostic, Severity, with_causes};
 
 /// The exit code of a bug in croze, as in `sysexits.h`.
 pub const BUG: u8 = 70;
@@ -40,18 +40,20 @@ impl Failure {
         Failure { cause: Cause::Kind(ErrorKind::Usage), diagnostics }
     }
 
-    /// A file or stream of the caller's that cannot be used: `cannot write /x/y: permission denied`.
-    pub fn file(action: &str, path: &Path, error: &dyn std::error::Error) -> Failure {
-        let message = format!("cannot {action} `{}`: {}", path.display(), Chain(error));
-        Failure {
-            cause: Cause::Kind(ErrorKind::Environment),
-            diagnostics: vec![Diagnostic::error_without_place("file", message)],
-        }
+    /// A file or stream of the caller's that cannot be used: `cannot write /x/y: permission denied`. One that is not there is
+    /// a slip of the caller's, all else is the machine's.
+    pub fn file(action: &str, path: &Path, error: &io::Error) -> Failure {
+        let message = format!("cannot {action} `{}`: {}", path.display(), with_causes(error));
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::Usage,
+            _ => ErrorKind::Environment,
+        };
+        Failure { cause: Cause::Kind(kind), diagnostics: vec![Diagnostic::error_without_place("file", message)] }
     }
 
     /// Something of the machine's that failed.
     pub fn environment(code: &'static str, error: &dyn std::error::Error) -> Failure {
-        let diagnostic = Diagnostic::error_without_place(code, Chain(error).to_string());
+        let diagnostic = Diagnostic::error_without_place(code, with_causes(error));
         Failure { cause: Cause::Kind(ErrorKind::Environment), diagnostics: vec![diagnostic] }
     }
 
@@ -91,33 +93,13 @@ impl Failure {
     fn text(&self, environment: &Environment) -> String {
         let mut ordered: Vec<&Diagnostic> = self.diagnostics.iter().collect();
         ordered.sort_by_key(|diagnostic| diagnostic.severity != Severity::Warning);
-        let mut text: String = ordered.into_iter().map(|diagnostic| render(diagnostic, environment.color) + "\n").collect();
+        let mut text = render_all(ordered, environment.color);
         match self.cause {
             Cause::Signal(_) => text.push_str("croze: interrupted; finished steps are kept\n"),
             Cause::Kind(ErrorKind::Internal) => text.push_str("croze: this is a bug of croze, please report it\n"),
             _ => {}
         }
         text
-    }
-}
-
-/// Displays an error and its sources, joined by colons; a source that the text before repeats is left out.
-pub struct Chain<'a>(pub &'a dyn std::error::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said = self.0.to_string();
-        f.write_str(&said)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            let text = error.to_string();
-            if !said.contains(&text) {
-                write!(f, ": {text}")?;
-                said = text;
-            }
-            source = error.source();
-        }
-        Ok(())
     }
 }
 
@@ -153,14 +135,5 @@ mod tests {
         let warning = Diagnostic { severity: Severity::Warning, ..Diagnostic::error_without_place("w", "odd") };
         let failure = Failure::usages(vec![Diagnostic::error_without_place("e", "wrong"), warning]);
         assert_eq!(failure.text(&Environment::with(&[])), "warning: odd\nerror: wrong\n");
-    }
-
-    #[test]
-    fn a_chain_says_everything_once() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("cannot open `x`")]
-        struct Outer(#[source] std::io::Error);
-        let outer = Outer(std::io::Error::other("no such file"));
-        assert_eq!(Chain(&outer).to_string(), "cannot open `x`: no such file");
     }
 }

@@ -27,13 +27,14 @@ pub fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failur
         Ok(platform) => platform.unwrap_or_else(Platform::host),
         Err(error) => return Err(Failure::usage(Diagnostic::error_without_place("bad-flag", format!("{error}")))),
     };
+    let called = args.rootfs.display().to_string();
     let mut rootfs: Box<dyn Read + Send> = if args.rootfs == Path::new("-") {
         Box::new(io::stdin())
     } else {
         Box::new(File::open(&args.rootfs).map_err(|error| Failure::file("open", &args.rootfs, &error))?)
     };
     let store = open_store(args.store.root.as_deref(), environment)?;
-    let record = import::import(&store, &mut rootfs, &name, &platform, SystemTime::now());
+    let record = import::import(&store, (&called, &mut rootfs), &name, &platform, SystemTime::now());
     let record = record.map_err(|error| Failure::build(error, None))?;
     print_result(&format!("{name} {}", record.manifest))
 }

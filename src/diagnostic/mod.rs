@@ -1,13 +1,17 @@
 //! What is told to people about their input: where, what, and what to try.
 //!
-//! Owns: source texts, spans, the [`Diagnostic`] value and (in [`render`]) the one place that draws it.
+//! Owns: source texts, spans, the [`Diagnostic`] value, the words for an error's [`causes`] and (in [`render`]) the one place
+//! that draws a diagnostic.
 //! Elsewhere: who finds the problems (`dockerfile`, `plan`, run-time failures in `schedule`), who prints them (`cli`).
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+mod causes;
 pub mod render;
+
+pub use causes::{causes, with_causes};
 
 /// A text with a name, shared by all that points into it.
 #[derive(Clone, PartialEq, Eq)]
@@ -187,6 +191,18 @@ impl Diagnostic {
     pub fn note(mut self, text: impl Into<String>) -> Diagnostic {
         self.notes.push(text.into());
         self
+    }
+
+    /// Adds the causes behind an error, one note each.
+    #[must_use]
+    pub fn because(mut self, error: &dyn std::error::Error) -> Diagnostic {
+        self.notes.extend(causes(error));
+        self
+    }
+
+    /// The build check that this is a finding of, which `# check=skip=` may name; `None` for all else.
+    pub fn rule(&self) -> Option<&'static str> {
+        Some(self.code).filter(|code| code.starts_with(|c: char| c.is_ascii_uppercase()))
     }
 
     /// Adds advice.

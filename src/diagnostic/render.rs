@@ -13,9 +13,25 @@ pub enum Color {
     Always,
 }
 
+/// Several diagnostics, each with its newline; those of several lines are set off by a blank one.
+pub fn render_all<'a>(diagnostics: impl IntoIterator<Item = &'a Diagnostic>, color: Color) -> String {
+    let mut text = String::new();
+    let mut is_block = false;
+    for diagnostic in diagnostics {
+        let rendered = render(diagnostic, color);
+        let was_block = std::mem::replace(&mut is_block, rendered.contains('\n'));
+        if !text.is_empty() && (was_block || is_block) {
+            text.push('\n');
+        }
+        text.push_str(&rendered);
+        text.push('\n');
+    }
+    text
+}
+
 /// The diagnostic as lines of text, without a final newline.
 ///
-/// The first line says what is wrong, the second `file:line:column`; then the source line with the place underlined,
+/// The first line says what is wrong (and for a build check its rule, in brackets), the second `file:line:column`; then the source line with the place underlined,
 /// then notes and helps.
 pub fn render(diagnostic: &Diagnostic, color: Color) -> String {
     let level = match diagnostic.severity {
@@ -27,7 +43,11 @@ pub fn render(diagnostic: &Diagnostic, color: Color) -> String {
     let labels: Vec<String> = diagnostic.labels.iter().map(|label| printable(&label.text)).collect();
     let notes: Vec<String> = diagnostic.notes.iter().map(|note| printable(note)).collect();
     let helps: Vec<String> = diagnostic.helps.iter().map(|help| printable(help)).collect();
-    let mut group = Group::with_title(level.primary_title(message.as_str()));
+    let mut title = level.primary_title(message.as_str());
+    if let Some(rule) = diagnostic.rule() {
+        title = title.id(rule);
+    }
+    let mut group = Group::with_title(title);
     if let Some((source, span)) = &diagnostic.place {
         let end = source.text().len();
         let range = span.start.min(end)..span.end.min(end);
@@ -80,6 +100,17 @@ mod tests {
         assert_eq!(
             text,
             "error: unknown flag `--chmd` for `COPY`\n --> Dockerfile:2:6\n  |\n2 | COPY --chmd=0755 run.sh /\n  |      ^^^^^^\n  |\n  = help: did you mean `--chmod`?"
+        );
+    }
+
+    #[test]
+    fn blocks_are_set_off() {
+        let source = Source::new("Dockerfile", "FROM a AS B\n");
+        let block = Diagnostic::warning("StageNameCasing", "odd", &source, Span::new(10, 11));
+        let line = Diagnostic::error_without_place("x", "wrong");
+        assert_eq!(
+            render_all([&line, &line, &block, &line], Color::Never),
+            "error: wrong\nerror: wrong\n\nwarning[StageNameCasing]: odd\n --> Dockerfile:1:11\n  |\n1 | FROM a AS B\n  |           ^\n\nerror: wrong\n"
         );
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::check::Skipped;
 use crate::diagnostic::{Source, Span, Spanned};
 
 /// A raw word of the text: quotes and variables are still in it, `expand` takes them out.
@@ -18,6 +19,8 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// In order of appearance; at least one when there were no errors.
     pub stages: Vec<Stage>,
+    /// Checks that comments of the form `# check=skip=…` leave out for the instruction below them.
+    pub skips: Vec<(Span, Skipped)>,
 }
 
 /// `# syntax=`, `# escape=`, `# check=`.

@@ -1,6 +1,10 @@
 //! Options of build checks: `# check=skip=A,B;error=true`, for a file or above one instruction.
 
-use crate::diagnostic::{Diagnostic, Source, Span, Spanned};
+use super::ast::Dockerfile;
+use crate::diagnostic::{Diagnostic, Severity, Source, Span, Spanned};
+
+/// How options are written, as advice.
+pub const HELP: &str = "it reads `skip=Rule,Rule;error=true;experimental=Rule`";
 
 /// Which rules are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,9 +97,23 @@ impl Options {
         Options::from_text(&value.value).map_err(|bad| {
             let start = value.span.start + value.value.find(&bad.option).unwrap_or(0);
             let span = Span::new(start, start + bad.option.len());
-            Diagnostic::error("check-option", bad.to_string(), source, span)
-                .help("it reads `# check=skip=Rule,Rule;error=true;experimental=Rule`")
+            Diagnostic::error("check-option", bad.to_string(), source, span).help(HELP)
         })
+    }
+}
+
+impl Dockerfile {
+    /// Whether people want to read this: errors always, warnings unless `options` or a comment above their instruction skip
+    /// them.
+    pub fn reports(&self, diagnostic: &Diagnostic, options: &Options) -> bool {
+        let is_skipped_here = || {
+            let (source, span) = diagnostic.place.as_ref()?;
+            let covers = |(instruction, _): &&(Span, Skipped)| instruction.start <= span.start && span.start <= instruction.end;
+            let (_, skipped) = self.skips.iter().filter(|_| *source == self.source).find(covers)?;
+            Some(skipped.contains(diagnostic.code))
+        };
+        diagnostic.severity == Severity::Error
+            || !(options.skipped.contains(diagnostic.code) || is_skipped_here().unwrap_or(false))
     }
 }
 

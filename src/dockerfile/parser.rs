@@ -14,8 +14,7 @@ use crate::diagnostic::{Diagnostic, Severity, Source, Span, Spanned};
 /// Reads a whole file. Never panics, and goes on after an error, so that all problems are told at once.
 ///
 /// The answer is complete when no diagnostic is an error; otherwise instructions that could not be understood are missing
-/// from it. Warnings are the build checks that need no values; checks that a comment above an instruction skips are left
-/// out, those that `# check=` skips are not (see [`check`]).
+/// from it. Warnings are the build checks that need no values, all of them: [`Dockerfile::reports`] says which are wanted.
 pub fn parse(source: &Source) -> (Dockerfile, Vec<Diagnostic>) {
     let mut diagnostics = Vec::new();
     let top = directives::read(source, &mut diagnostics);
@@ -28,8 +27,13 @@ pub fn parse(source: &Source) -> (Dockerfile, Vec<Diagnostic>) {
     parser.check_whole();
     let mut diagnostics = parser.diagnostics;
     diagnostics.sort_by_key(|diagnostic| diagnostic.place.as_ref().map(|(_, span)| span.start));
-    let dockerfile =
-        Dockerfile { source: source.clone(), directives: top.directives, global_args: parser.global_args, stages: parser.stages };
+    let dockerfile = Dockerfile {
+        source: source.clone(),
+        directives: top.directives,
+        global_args: parser.global_args,
+        stages: parser.stages,
+        skips: parser.skips,
+    };
     (dockerfile, diagnostics)
 }
 
@@ -68,6 +72,7 @@ struct Parser<'a> {
     diagnostics: Vec<Diagnostic>,
     global_args: Vec<Instruction>,
     stages: Vec<Stage>,
+    skips: Vec<(Span, check::Skipped)>,
     /// Keywords as spelled, without those before the first stage.
     keywords: Vec<Spanned<String>>,
     instructions: usize,
@@ -91,6 +96,7 @@ impl<'a> Parser<'a> {
             diagnostics: Vec::new(),
             global_args: Vec::new(),
             stages: Vec::new(),
+            skips: Vec::new(),
             keywords: Vec::new(),
             instructions: 0,
             blamed_missing_stage: false,
@@ -129,7 +135,6 @@ impl<'a> Parser<'a> {
 
     /// Reads a line, and the heredoc bodies below it.
     fn instruction(&mut self, logical: Logical) -> Option<Read> {
-        let first_new = self.diagnostics.len();
         for empty in &logical.empty_continuations {
             self.diagnostics.push(
                 Diagnostic::warning("NoEmptyContinuation", "empty continuation line", self.source, *empty)
@@ -153,9 +158,7 @@ impl<'a> Parser<'a> {
         };
         let skipped = check::Skipped::from_comments(&logical.comments);
         if skipped != check::Skipped::Nothing {
-            let new = self.diagnostics.split_off(first_new);
-            let kept = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error || !skipped.contains(diagnostic.code);
-            self.diagnostics.extend(new.into_iter().filter(kept));
+            self.skips.push((text.span(), skipped));
         }
         read
     }
@@ -284,7 +287,11 @@ mod tests {
 
     #[test]
     fn a_comment_skips_a_check_for_one_instruction() {
-        assert_eq!(codes("FROM a\n# check=skip=LegacyKeyValueFormat\nENV a b\nENV c d\n"), ["LegacyKeyValueFormat"]);
+        let source = Source::new("Dockerfile", "FROM a\n# check=skip=LegacyKeyValueFormat\nENV a b\nENV c d\n");
+        let (dockerfile, diagnostics) = parse(&source);
+        let reported = |diagnostic: &&Diagnostic| dockerfile.reports(diagnostic, &check::Options::default());
+        let lines = diagnostics.iter().filter(reported).filter_map(|diagnostic| diagnostic.place.as_ref());
+        assert_eq!(lines.map(|(source, span)| source.line_column(span.start).0).collect::<Vec<_>>(), [4]);
     }
 
     #[test]

@@ -44,8 +44,27 @@ pub struct Origin {
     pub name: String,
     /// The instruction.
     pub place: Option<(Source, Span)>,
-    /// The stage's name or number, for `--> Dockerfile:4:1, stage build`.
+    /// The stage's name, or its number if it has none.
     pub stage: String,
+    /// What progress calls the stage; empty when there is only one.
+    pub stage_label: String,
+    /// Where the parts of the instruction stand.
+    pub words: Words,
+}
+
+/// The parts of an instruction that a failure can be about; but for `user`, all spans point into the text of the origin's `place`.
+#[derive(Debug, Clone, Default)]
+pub struct Words {
+    /// Of a copy: one per source of the op, in its order.
+    pub sources: Vec<Span>,
+    /// Of a copy: the `--from` that its paths are looked up in; `None` for the main context.
+    pub read_from: Option<String>,
+    /// Of a copy: the value of `--chown`.
+    pub owner: Option<Span>,
+    /// Of a command: one per mount of the op, in its order.
+    pub mounts: Vec<Span>,
+    /// Of a command: the argument of the `USER` in force, if this build sets it.
+    pub user: Option<(Source, Span)>,
 }
 
 impl Graph {

@@ -8,9 +8,45 @@ use super::stages::Stages;
 use super::words::{self, did_you_mean, with_help};
 use super::{Options, globals};
 use crate::diagnostic::{Diagnostic, Severity, Source, Span};
-use crate::dockerfile::{ArgDeclaration, Dockerfile, InstructionKind, Word};
+use crate::dockerfile::ignore::Patterns;
+use crate::dockerfile::{ArgDeclaration, Dockerfile, InstructionKind, Word, check};
 use crate::image::ImageConfig;
 use crate::reference::{ImageRef, Platform};
+
+/// What `# check=` says, or the build argument that replaces it.
+///
+/// # Errors
+/// Text that is no option.
+pub(crate) fn check_options(dockerfile: &Dockerfile, options: &Options) -> Result<check::Options, Box<Diagnostic>> {
+    const ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
+    match (options.build_arg(ARGUMENT), &dockerfile.directives.check) {
+        (Some(text), _) => check::Options::from_text(text).map_err(|bad| {
+            let message = format!("{bad} in the build argument `{ARGUMENT}`");
+            Box::new(Diagnostic::error_without_place("check-option", message).help(check::HELP))
+        }),
+        (None, Some(directive)) => check::Options::from_directive(directive, &dockerfile.source).map_err(Box::new),
+        (None, None) => Ok(check::Options::default()),
+    }
+}
+
+/// A source of `COPY` or `ADD` that the context's ignore file leaves out.
+pub(super) fn ignored_source(path: &str, patterns: Option<&Patterns>, source: &Source, span: Span) -> Option<Diagnostic> {
+    // a pattern that takes files back in makes the answer depend on them
+    let patterns = patterns.filter(|patterns| !patterns.has_exceptions())?;
+    let path = path.trim_start_matches('/');
+    let is_ignored = if path.is_empty() { patterns.ignores_everything() } else { patterns.is_ignored(path.as_bytes()) };
+    let pattern = patterns.ignored_by(path.as_bytes()).map(|pattern| format!("`{pattern}` hides it"));
+    let warning =
+        Diagnostic::warning("CopyIgnoredFile", format!("`{}` is left out by the ignore file", shown_path(path)), source, span);
+    is_ignored.then(|| match pattern {
+        Some(pattern) => warning.note(pattern),
+        None => warning,
+    })
+}
+
+fn shown_path(path: &str) -> &str {
+    if path.is_empty() { "." } else { path }
+}
 
 /// A variable that no `ARG` before the first `FROM` declares.
 pub(super) fn undefined_in_from<'a>(
@@ -137,7 +173,8 @@ pub(super) fn unused_build_args(
             continue;
         }
         let message = format!("build argument `{name}` is not used: no `ARG {name}` declares it");
-        let diagnostic = Diagnostic { severity: Severity::Warning, ..Diagnostic::error_without_place("UnusedBuildArg", message) };
+        let diagnostic =
+            Diagnostic { severity: Severity::Warning, ..Diagnostic::error_without_place("unused-build-arg", message) };
         diagnostics.push(with_help(diagnostic, did_you_mean(name, declared.iter().map(String::as_str))));
     }
 }

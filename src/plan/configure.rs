@@ -36,6 +36,7 @@ impl StageLowering<'_, '_> {
                 if let Some(user) = self.expand(word, source) {
                     self.record(format!("USER {user}"), None);
                     self.state.config.config.user = user;
+                    self.state.user_place = Some((source.clone(), word.span));
                 }
             }
             InstructionKind::Volume(words) => self.volume(words, source),
@@ -266,7 +267,7 @@ impl StageLowering<'_, '_> {
         }
     }
 
-    fn warn(&mut self, warning: Option<Diagnostic>) {
+    pub(super) fn warn(&mut self, warning: Option<Diagnostic>) {
         self.lowering.diagnostics.extend(warning);
     }
 }

@@ -7,7 +7,7 @@ use super::stages::{BaseKind, Command, Node, Stages};
 use super::{Base, Bases, Draft, DraftHistory, ImageLocation, Lowered, Options, checks, path, words};
 use crate::diagnostic::{Diagnostic, Source, Span};
 use crate::dockerfile::{Dockerfile, InstructionKind, Word};
-use crate::graph::{ContextOp, Graph, ImageOp, Op, Origin, StepIndex};
+use crate::graph::{ContextOp, Graph, ImageOp, Op, Origin, StepIndex, Words};
 use crate::image::{ContainerConfig, History, ImageConfig, RootFs};
 use crate::reference::Platform;
 
@@ -40,6 +40,8 @@ pub(super) struct StageState {
     pub base_history: Vec<History>,
     /// The items of this build.
     pub history: Vec<DraftHistory>,
+    /// Where this file has said the `USER` in force.
+    pub user_place: Option<(Source, Span)>,
     /// What its commands run on.
     pub platform: Platform,
     /// Whether this file has said `WORKDIR` already.
@@ -189,7 +191,8 @@ impl<'a> Lowering<'a> {
         } else {
             let op = Op::Image(ImageOp { name: base.name.clone(), manifest: base.manifest, platform: node.platform.clone() });
             let stage = self.stages.stage_name(index);
-            self.graph.add(op, &[], Origin { name: shown, place: Some((source, span)), stage })
+            let origin = Origin { name: shown, place: Some((source, span)), stage, ..Origin::default() };
+            self.graph.add(op, &[], origin)
         };
         let mut config = base.config.clone();
         let base_history = std::mem::take(&mut config.history);
@@ -213,6 +216,7 @@ impl<'a> Lowering<'a> {
             config: ImageConfig { config: container, ..ImageConfig::scratch(&platform) },
             base_history: Vec::new(),
             history: Vec::new(),
+            user_place: None,
             platform,
             has_workdir: false,
         }
@@ -332,6 +336,8 @@ impl StageLowering<'_, '_> {
             name: self.numbering.name(text, command.is_trigger()),
             place: Some((command.source.clone(), command.instruction().span)),
             stage: self.lowering.stages.stage_name(self.index),
+            stage_label: self.lowering.stages.nodes[self.index].label.clone(),
+            words: Words::default(),
         }
     }
 

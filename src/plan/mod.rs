@@ -11,10 +11,12 @@
 //! fail for anything but what the Dockerfile or the command line says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::diagnostic::{Diagnostic, Severity, Source, Span};
 use crate::digest::Digest;
 use crate::dockerfile::Dockerfile;
+use crate::dockerfile::ignore::Patterns;
 use crate::graph::{Graph, Network, StepIndex};
 use crate::image::{History, ImageConfig};
 use crate::reference::{ImageRef, Platform};
@@ -35,8 +37,10 @@ mod stages;
 mod text;
 mod transfer;
 
-pub(crate) use remote::{SourceKind, classify};
 mod words;
+
+pub(crate) use checks::check_options;
+pub(crate) use remote::{SourceKind, classify};
 
 use lowering::Lowering;
 use stages::Stages;
@@ -72,6 +76,10 @@ pub struct Options {
     pub ulimits: Vec<(String, u64, u64)>,
     /// Whether there is a main context; without one its tree is empty.
     pub has_main_context: bool,
+    /// What the main context leaves out.
+    pub ignore: Option<Arc<Patterns>>,
+    /// Which stages are lowered.
+    pub stages: Wish,
     /// Whether step names begin with the platform, as in builds for several platforms.
     pub platform_in_names: bool,
 }
@@ -94,6 +102,8 @@ impl Options {
             shm_size_bytes: None,
             ulimits: Vec::new(),
             has_main_context: true,
+            ignore: None,
+            stages: Wish::Target,
             platform_in_names: false,
         }
     }
@@ -102,6 +112,15 @@ impl Options {
     pub(crate) fn build_arg(&self, name: &str) -> Option<&str> {
         self.build_args.iter().rev().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
+}
+
+/// Which stages somebody wants lowered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// The target and what it needs.
+    Target,
+    /// All of them, so that every instruction is checked; unless a target is asked for.
+    Every,
 }
 
 /// What a `--build-context` gives.

@@ -41,7 +41,9 @@ impl StageLowering<'_, '_> {
         // a command without words was reported by the parser
         let Some(mounts) = mounts.filter(|_| !program.args.is_empty()) else { return };
         let shown = self.shown_run(&program, &mounts.secret_names, command);
-        let origin = self.origin(&shown, command);
+        let mut origin = self.origin(&shown, command);
+        origin.words.mounts = run.mounts.iter().map(|mount| mount.span).collect();
+        origin.words.user.clone_from(&self.state.user_place);
         let mut env = self.state.scope.clone();
         if let Some(socket) = mounts.ssh_sockets.first()
             && env.value("SSH_AUTH_SOCK").is_none()

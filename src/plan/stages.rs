@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::scope::Scope;
 use super::words::{did_you_mean, with_help};
-use super::{Bases, ImageKey, ImageLocation, NamedContext, Options, Wanted, checks, from, globals};
+use super::{Bases, ImageKey, ImageLocation, NamedContext, Options, Wanted, Wish, checks, from, globals};
 use crate::diagnostic::{Diagnostic, Source, Span, Spanned};
 use crate::dockerfile::{self, Dockerfile, From, Instruction, InstructionKind};
 use crate::reference::{ImageRef, Platform};
@@ -213,8 +213,7 @@ impl<'a> Stages<'a> {
                 BaseKind::Image { key, written: written.to_owned(), context: None }
             }
             Err(error) => {
-                let message = format!("failed to parse image name `{written}`: {error}");
-                let mut diagnostic = Diagnostic::error("bad-image-name", message, place.0, place.1);
+                let mut diagnostic = Diagnostic::error("bad-image-name", error.to_string(), place.0, place.1);
                 if let Some(stage) = self.by_name.get(&written.to_lowercase()) {
                     let name = self.stage_name(*stage);
                     diagnostic = diagnostic.help(format!("stage names are lower case: write `{name}` for the stage above"));
@@ -411,7 +410,7 @@ impl<'a> Stages<'a> {
         for (node, span) in path.iter().skip(1) {
             diagnostic = diagnostic.also(*span, format!("read by `{}`", self.stage_name(*node)));
         }
-        diagnostic.note(names.join(" reads "))
+        diagnostic.note(format!("each needs the next: {}", names.join(" → ")))
     }
 
     /// Puts the triggers of bases in front of the stages' own instructions, until no new needs appear.
@@ -464,10 +463,13 @@ impl<'a> Stages<'a> {
         self.nodes[index].commands = commands;
     }
 
-    /// The target and all it reads.
+    /// The target and all it reads; or every stage.
     fn reachable(&self) -> BTreeSet<usize> {
         let mut reached = BTreeSet::new();
-        let mut stack = vec![self.target];
+        let mut stack = match (self.options.stages, &self.options.target) {
+            (Wish::Every, None) => (0..self.dockerfile.stages.len()).collect(),
+            (Wish::Every, Some(_)) | (Wish::Target, _) => vec![self.target],
+        };
         while let Some(index) = stack.pop() {
             if !reached.insert(index) {
                 continue;

@@ -3,8 +3,8 @@
 use super::lowering::{MAIN_CONTEXT, StageLowering};
 use super::remote::{self, GitReference, SourceKind};
 use super::stages::Command;
-use super::{chmod, path, words};
-use crate::diagnostic::{Source, Span};
+use super::{checks, chmod, path, words};
+use crate::diagnostic::{Diagnostic, Source, Span};
 use crate::digest::Digest;
 use crate::dockerfile::{Heredoc, Transfer, TransferSource};
 use crate::graph::{Chmod, CopyOp, CopySource, HttpOp, InlineFile, Op, Origin, StepIndex, Unpack};
@@ -15,9 +15,10 @@ struct Expanded<'t> {
     transfer: &'t Transfer,
     /// Path-like sources in order, with their places.
     sources: Vec<(String, Span)>,
-    heredocs: Vec<InlineFile>,
+    /// Files written in the Dockerfile, with the places of their delimiters.
+    heredocs: Vec<(InlineFile, Span)>,
     destination: String,
-    chown: Option<String>,
+    chown: Option<(String, Span)>,
     chmod: Option<String>,
     checksum: Option<(String, Span)>,
 }
@@ -51,7 +52,11 @@ impl StageLowering<'_, '_> {
             let current = self.lowering.stages.stage_name(self.index);
             let message =
                 format!("cannot copy from stage `{}`, it needs to be defined before current stage `{current}`", from.value);
-            self.error("stage-order", message, &command.source, from.span);
+            let mut diagnostic = Diagnostic::error("stage-order", message, &command.source, from.span);
+            if let Some(later) = self.lowering.stages.nodes[node].from.filter(|_| !command.is_trigger()) {
+                diagnostic = diagnostic.also(later.span, "it begins here");
+            }
+            self.lowering.diagnostics.push(diagnostic);
             return;
         }
         self.transfer(&expanded, |_| tree, command);
@@ -70,7 +75,7 @@ impl StageLowering<'_, '_> {
                     None => failed = true,
                 },
                 TransferSource::Heredoc(heredoc) => match self.inline_file(heredoc, source) {
-                    Some(file) => heredocs.push(file),
+                    Some(file) => heredocs.push((file, heredoc.span)),
                     None => failed = true,
                 },
             }
@@ -81,7 +86,7 @@ impl StageLowering<'_, '_> {
             failed |= text.is_none();
             text.filter(|text| !text.is_empty()).map(|text| (text, word.span))
         };
-        let chown = optional(&transfer.chown).map(|(text, _)| text);
+        let chown = optional(&transfer.chown);
         let chmod = optional(&transfer.chmod).map(|(text, _)| text);
         let checksum = optional(&transfer.checksum);
         let destination = self.expand(&transfer.destination, source)?;
@@ -117,16 +122,20 @@ impl StageLowering<'_, '_> {
             return;
         }
         let shown = self.shown(command);
-        let origin = self.origin(&shown, command);
+        let mut origin = self.origin(&shown, command);
+        origin.words.owner = expanded.chown.as_ref().map(|(_, span)| *span);
+        origin.words.read_from = expanded.transfer.from.as_ref().map(|from| from.value.clone());
+        origin.words.sources.extend(expanded.sources.iter().map(|(_, span)| *span));
+        origin.words.sources.extend(expanded.heredocs.iter().map(|(_, span)| *span));
         let Some((mut inputs, mut sources)) = self.sources(expanded, tree, &origin, command) else { return };
-        sources.extend(expanded.heredocs.iter().cloned().map(CopySource::Inline));
+        sources.extend(expanded.heredocs.iter().map(|(file, _)| CopySource::Inline(file.clone())));
         let linked = expanded.transfer.link && chmod.is_none();
         let onto = if linked { self.lowering.scratch() } else { self.state.tree };
         inputs.insert(0, onto);
         let op = Op::Copy(CopyOp {
             sources,
             destination: path::destination(&self.state.directory(), &expanded.destination),
-            chown: expanded.chown.clone(),
+            chown: expanded.chown.as_ref().map(|(text, _)| text.clone()),
             chmod,
             parents: expanded.transfer.parents,
             excludes: expanded.transfer.excludes.iter().map(|word| word.value.clone()).collect(),
@@ -177,6 +186,10 @@ impl StageLowering<'_, '_> {
                     let pattern = selection(text, expanded.transfer.parents);
                     let input = tree_input.expect("a path brought its tree");
                     self.lowering.use_path(inputs[input - 1], &path::clean(&pattern));
+                    if expanded.transfer.from.is_none() {
+                        let patterns = self.lowering.options.ignore.as_deref();
+                        self.warn(checks::ignored_source(&path::clean(text), patterns, &command.source, span));
+                    }
                     sources.push(CopySource::Path { input, pattern });
                     continue;
                 }
@@ -283,7 +296,7 @@ impl Expanded<'_> {
         if self.transfer.parents {
             text.push_str(" --parents");
         }
-        if let Some(chown) = &self.chown {
+        if let Some((chown, _)) = &self.chown {
             text.push_str(&format!(" --chown={chown}"));
         }
         if let Some(chmod) = &self.chmod {
@@ -292,7 +305,7 @@ impl Expanded<'_> {
         for (source, _) in &self.sources {
             text.push_str(&format!(" {source}"));
         }
-        for file in &self.heredocs {
+        for (file, _) in &self.heredocs {
             text.push_str(&format!(" <<{}", file.name));
         }
         text.push_str(&format!(" {} # buildkit", self.destination));

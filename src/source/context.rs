@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Stat};
 
@@ -33,7 +33,7 @@ pub trait Ignore: Send + Sync {
     fn ignored_by(&self, path: &[u8]) -> Option<String>;
 }
 
-impl Ignore for Patterns {
+impl Ignore for Arc<Patterns> {
     fn is_ignored(&self, path: &[u8]) -> bool {
         Patterns::is_ignored(self, path)
     }
@@ -49,7 +49,7 @@ impl Ignore for Patterns {
     }
 
     fn ignored_by(&self, path: &[u8]) -> Option<String> {
-        Patterns::is_ignored(self, path).then(|| "the ignore file".to_owned())
+        Patterns::ignored_by(self, path)
     }
 }
 

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::copy::{self, CopyInput, Download, TreeInput};
+use super::copy::{self, CopyInput, Download, Remark, TreeInput};
 use super::error::WorkError;
 use super::exec::Surroundings;
 use super::secret::Credentials;
 use super::{LocalWorker, Output, Stack, Task, mkdir, mounts, stack};
+use crate::diagnostic::Diagnostic;
 use crate::digest::{CacheKey, ContentDigest, Digest, Hasher};
-use crate::graph::{CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, StepIndex, Unpack};
+use crate::event::Event;
+use crate::graph::{CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, Origin, StepIndex, Unpack};
 use crate::layer;
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve};
 use crate::source::context::Context;
@@ -75,8 +77,8 @@ impl LocalWorker {
         let (parent, readable) = self.open(inputs).await?;
         let graph = self.shared.graph.clone();
         // reading is work for processors: more threads than those would only wait for each other
-        let _turn = self.turns.acquire().await.expect("turns never end");
-        task::blocking(move || match &graph.step(index).op {
+        let turn = self.turns.acquire().await.expect("turns never end");
+        let prepared = task::blocking(move || match &graph.step(index).op {
             Op::Copy(op) => {
                 let prepared = with_inputs(&readable, |inputs| copy::prepare(op, inputs, &parent))?;
                 Ok(Prepared::Copy(Box::new(prepared)))
@@ -84,7 +86,15 @@ impl LocalWorker {
             Op::Mkdir(op) => Ok(Prepared::Mkdir(mkdir::prepare(op, &parent)?)),
             _ => unreachable!("only steps that make files come here"),
         })
-        .await
+        .await;
+        drop(turn);
+        if let Ok(Prepared::Copy(copy)) = &prepared {
+            let origin = &self.shared.graph.step(index).origin;
+            for warning in copy.remarks.iter().filter_map(|remark| warning(remark, origin)) {
+                self.shared.events.event(Event::Warning(Box::new(warning)));
+            }
+        }
+        prepared
     }
 
     /// Runs a step that makes files.
@@ -234,6 +244,24 @@ impl LocalWorker {
             Output::Download(_) => unreachable!("the plan mounts file systems and contexts"),
         }
     }
+}
+
+/// A remark, at the word that it is about.
+fn warning(remark: &Remark, origin: &Origin) -> Option<Diagnostic> {
+    let (source, instruction) = origin.place.as_ref()?;
+    let owner = |what: &str, name: &str| {
+        let span = origin.words.owner.unwrap_or(*instruction);
+        Diagnostic::warning("unknown-owner", format!("the image has no {what} `{name}`"), source, span)
+    };
+    Some(match remark {
+        Remark::NoMatch { source_number } => {
+            let span = origin.words.sources.get(*source_number).unwrap_or(instruction);
+            let pattern = source.text().get(span.range()).unwrap_or_default();
+            Diagnostic::warning("no-match", format!("nothing matches `{pattern}`, so nothing is copied for it"), source, *span)
+        }
+        Remark::UnknownUser { name } => owner("user", name).note("so the files belong to root"),
+        Remark::UnknownGroup { name } => owner("group", name).note("so the files belong to the user's own group"),
+    })
 }
 
 /// Copies `source` of a context to the same path below the empty directory `tree`.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::cli::args::ProgressMode;
 use crate::diagnostic::Diagnostic;
-use crate::diagnostic::render::{Color, render};
+use crate::diagnostic::render::{Color, render_all};
 use crate::event::{Event, EventSink};
 
 pub mod plain;
@@ -126,9 +126,10 @@ impl Console {
             if state.wrote || !state.out.is_empty() {
                 state.out.push(b'\n');
             }
-            for warning in &warnings {
-                state.out.extend_from_slice(render(warning, self.color).as_bytes());
-                state.out.extend_from_slice(b"\n\n");
+            if !warnings.is_empty() {
+                let count = if warnings.len() == 1 { "1 warning".to_owned() } else { format!("{} warnings", warnings.len()) };
+                let text = format!("{}\n{count} found\n\n", render_all(&warnings, self.color));
+                state.out.extend_from_slice(text.as_bytes());
             }
         }
         warnings

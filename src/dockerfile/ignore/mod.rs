@@ -21,6 +21,8 @@ use pattern::{Pattern, States};
 #[derive(Clone, Debug, Default)]
 pub struct Patterns {
     patterns: Vec<Pattern>,
+    /// The file, and where each pattern stands in it; nothing for lines that come from elsewhere.
+    places: Option<(Source, Vec<Span>)>,
 }
 
 /// What is known about the entries of one directory before their names are seen.
@@ -77,21 +79,24 @@ impl Patterns {
     /// The first bad pattern, pointed at.
     pub fn parse(source: &Source) -> Result<Patterns, Diagnostic> {
         let mut patterns = Vec::new();
+        let mut places = Vec::new();
         let mut start = 0;
         for (number, written) in source.text().split('\n').enumerate() {
             let line = if number == 0 { written.strip_prefix('\u{feff}').unwrap_or(written) } else { written };
             let pattern = if line.starts_with('#') { Ok(None) } else { read_line(number, &normalize(line)) };
+            let end = start + written.trim_end().len();
+            let place = Span::new((end - line.trim().len()).min(end), end);
             match pattern {
-                Ok(pattern) => patterns.extend(pattern),
-                Err(error) => {
-                    let end = start + written.trim_end().len();
-                    let begin = (end - line.trim().len()).min(end);
-                    return Err(diagnostic(&error, source, Span::new(begin, end)));
+                Ok(Some(pattern)) => {
+                    patterns.push(pattern);
+                    places.push(place);
                 }
+                Ok(None) => {}
+                Err(error) => return Err(diagnostic(&error, source, place)),
             }
             start += written.len() + 1;
         }
-        Ok(Patterns { patterns })
+        Ok(Patterns { patterns, places: Some((source.clone(), places)) })
     }
 
     /// Takes each line as a pattern; there are no comments, and a leading `/` matches nothing.
@@ -103,7 +108,12 @@ impl Patterns {
         for (number, line) in lines.iter().enumerate() {
             patterns.extend(read_line(number, line)?);
         }
-        Ok(Patterns { patterns })
+        Ok(Patterns { patterns, places: None })
+    }
+
+    /// What people call the file that the patterns were read from.
+    pub fn file_name(&self) -> Option<&str> {
+        self.places.as_ref().map(|(source, _)| source.name())
     }
 
     /// Whether nothing is ever ignored.
@@ -125,17 +135,35 @@ impl Patterns {
     ///
     /// The root itself, an empty path or `.`, never is.
     pub fn is_ignored(&self, path: &[u8]) -> bool {
+        self.deciding(path).is_some()
+    }
+
+    /// The pattern that leaves a path out, as people find it: `.dockerignore:3: *.md`. `None` if none does.
+    pub fn ignored_by(&self, path: &[u8]) -> Option<String> {
+        let number = self.deciding(path)?;
+        match &self.places {
+            Some((source, places)) => {
+                let span = *places.get(number)?;
+                let (line, _) = source.line_column(span.start);
+                Some(format!("{}:{line}: {}", source.name(), source.text().get(span.range())?))
+            }
+            None => self.patterns.get(number).map(|pattern| pattern.text.clone()),
+        }
+    }
+
+    /// The number of the pattern that leaves `path` out.
+    fn deciding(&self, path: &[u8]) -> Option<usize> {
         if path.is_empty() || path == b"." {
-            return false;
+            return None;
         }
         let mut state = self.root();
-        let mut ignored = false;
+        let mut deciding = None;
         for name in path.split(|byte| *byte == b'/') {
             let entry = state.enter(self, name);
-            ignored = entry.ignored;
+            deciding = entry.ignored.then(|| entry.below.states.iter().rposition(|state| state.matched)).flatten();
             state = entry.below;
         }
-        ignored
+        deciding
     }
 
     /// Where a walk begins: what is known about the entries of the tree's root.

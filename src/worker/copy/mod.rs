@@ -18,12 +18,14 @@ use crate::source::extract::ExtractError;
 mod archive;
 pub mod glob;
 pub(crate) mod layout;
+mod missing;
 pub mod mode;
 pub mod owner;
 mod plan;
 mod run;
 mod select;
 
+pub use missing::missing_sources;
 pub(crate) use plan::new_directory;
 pub use plan::prepare;
 pub(crate) use run::make_layer;
@@ -71,6 +73,28 @@ pub struct Download {
 pub struct Prepared {
     layout: layout::Layout,
     key: Digest,
+    /// What is allowed and seldom meant.
+    pub remarks: Vec<Remark>,
+}
+
+/// Something that a copy may do and that its author should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remark {
+    /// A source with wildcards that selects nothing.
+    NoMatch {
+        /// Number of the source.
+        source_number: usize,
+    },
+    /// A user that the image does not know: the files belong to root.
+    UnknownUser {
+        /// Its name.
+        name: String,
+    },
+    /// A group that the image does not know: the files belong to the user's own.
+    UnknownGroup {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl Prepared {
@@ -98,8 +122,8 @@ pub enum CopyError {
         source_number: usize,
         /// As it was looked for.
         path: TreePath,
-        /// The name nearest to it in the same directory.
-        nearest: Option<String>,
+        /// The path that was probably meant.
+        nearest: Option<TreePath>,
         /// The ignore pattern that hides it.
         hidden_by: Option<String>,
     },

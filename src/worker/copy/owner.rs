@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use super::Remark;
 use crate::snapshot::{FileKind, FileTree, Last, SnapshotError, TreePath, resolve};
 
 /// A user and a group by number.
@@ -44,6 +45,11 @@ impl Owner {
     /// # Errors
     /// `EmptyImage` for a name when `tree` has no root at all; the others when a file cannot be read.
     pub fn parse(text: &str, tree: &dyn FileTree) -> Result<Owner, OwnerError> {
+        Owner::parse_noting(text, tree, &mut Vec::new())
+    }
+
+    /// The same; names that nobody has are noted, since what they come to is seldom what was meant.
+    pub fn parse_noting(text: &str, tree: &dyn FileTree, unknown: &mut Vec<Remark>) -> Result<Owner, OwnerError> {
         let (user, group) = match text.split_once(':') {
             Some((user, group)) => (user, Some(group)),
             None => (text, None),
@@ -53,7 +59,10 @@ impl Owner {
             Ok(uid) => Owner { uid, gid: uid },
             Err(_) => match find(tree, b"etc/passwd", user)? {
                 Some(fields) => Owner { uid: number(&fields, 2), gid: number(&fields, 3) },
-                None => Owner::default(),
+                None => {
+                    unknown.push(Remark::UnknownUser { name: user.to_owned() });
+                    Owner::default()
+                }
             },
         };
         match group {
@@ -61,11 +70,10 @@ impl Owner {
             Some("") => owner.gid = 0,
             Some(group) => match group.parse() {
                 Ok(gid) => owner.gid = gid,
-                Err(_) => {
-                    if let Some(fields) = find(tree, b"etc/group", group)? {
-                        owner.gid = number(&fields, 2);
-                    }
-                }
+                Err(_) => match find(tree, b"etc/group", group)? {
+                    Some(fields) => owner.gid = number(&fields, 2),
+                    None => unknown.push(Remark::UnknownGroup { name: group.to_owned() }),
+                },
             },
         }
         Ok(owner)

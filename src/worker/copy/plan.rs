@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use super::glob::{BadPattern, Excludes, Fit, PathPattern, has_wildcards, match_name};
 use super::layout::{Data, Layout, Merged, Mtime, Node, NodeContent, Unpacking};
+use super::missing::missing_error;
 use super::mode::{BadMode, ModeChange};
 use super::owner::Owner;
 use super::select::{Reason, Selected, Selection, carried_xattrs, select};
-use super::{CopyError, CopyInput, Prepared, TreeInput, archive};
-use crate::diagnostic::nearest;
+use super::{CopyError, CopyInput, Prepared, Remark, TreeInput, archive};
 use crate::digest::{Digest, Hasher};
 use crate::graph::{Chmod, CopyOp, CopySource, Unpack};
 use crate::snapshot::{FileKind, FileTree, Last, Meta, Resolved, SnapshotError, TreePath, Xattrs, resolve};
@@ -22,7 +22,10 @@ use crate::source::digest::hash_meta;
 /// # Errors
 /// Everything of [`CopyError`] but `Changed`; the first problem in the order of the sources.
 pub fn prepare(op: &CopyOp, inputs: &[CopyInput<'_>], parent: &dyn FileTree) -> Result<Prepared, CopyError> {
-    let owner = |text: &String| Owner::parse(text, parent).map_err(|source| CopyError::Owner { text: text.clone(), source });
+    let mut unknown = Vec::new();
+    let owner = |text: &String| {
+        Owner::parse_noting(text, parent, &mut unknown).map_err(|source| CopyError::Owner { text: text.clone(), source })
+    };
     let mode = ModeChange::parse(op.chmod.as_ref()).map_err(|BadMode| CopyError::BadMode {
         mode: match &op.chmod {
             Some(Chmod::Symbolic(text)) => text.clone(),
@@ -40,13 +43,15 @@ pub fn prepare(op: &CopyOp, inputs: &[CopyInput<'_>], parent: &dyn FileTree) -> 
         excludes,
         unpack: op.unpack,
         layout: Layout::default(),
+        remarks: Vec::new(),
         source_number: 0,
     };
     for (number, source) in op.sources.iter().enumerate() {
         planner.source_number = number;
         planner.source(source, op.parents)?;
     }
-    let mut layout = planner.layout;
+    let Planner { mut layout, mut remarks, .. } = planner;
+    remarks.extend(unknown);
     fill_digests(&mut layout, inputs)?;
     let mut hasher = Hasher::new();
     hasher.update(layout.key().as_bytes());
@@ -58,7 +63,7 @@ pub fn prepare(op: &CopyOp, inputs: &[CopyInput<'_>], parent: &dyn FileTree) -> 
             hasher.update(&download.mtime.seconds.to_le_bytes());
         }
     }
-    Ok(Prepared { layout, key: hasher.finish() })
+    Ok(Prepared { layout, key: hasher.finish(), remarks })
 }
 
 /// The layout of a plain copy of what is in a directory of the first input; empty if there is none.
@@ -74,6 +79,7 @@ pub(super) fn whole_directory(tree: &dyn FileTree, path: &TreePath) -> Result<La
         excludes: Excludes::default(),
         unpack: Unpack::Never,
         layout: Layout::default(),
+        remarks: Vec::new(),
         source_number: 0,
     };
     if let Some(meta) = found.meta.filter(|meta| meta.kind == FileKind::Directory) {
@@ -94,6 +100,7 @@ pub(crate) fn new_directory(path: &str, owner: Owner, parent: &dyn FileTree) -> 
         excludes: Excludes::default(),
         unpack: Unpack::Never,
         layout: Layout::default(),
+        remarks: Vec::new(),
         source_number: 0,
     };
     let to = match resolve(parent, &TreePath::clean(path.as_bytes()), Last::Follow) {
@@ -122,6 +129,7 @@ struct Planner<'a> {
     excludes: Excludes,
     unpack: Unpack,
     layout: Layout,
+    remarks: Vec<Remark>,
     source_number: usize,
 }
 
@@ -142,10 +150,11 @@ impl Planner<'_> {
                 if parents {
                     return self.with_parents(*number, source, pattern.as_bytes());
                 }
-                for found in self.find(source, pattern.as_bytes())? {
-                    self.place(*number, source, found)?;
+                let found = self.find(source, pattern.as_bytes())?;
+                if found.is_empty() {
+                    self.remarks.push(Remark::NoMatch { source_number: self.source_number });
                 }
-                Ok(())
+                found.into_iter().try_for_each(|found| self.place(*number, source, found))
             }
             CopySource::Checkout { input: number } => {
                 let CopyInput::Tree(source) = input(self.inputs, *number) else {
@@ -451,29 +460,13 @@ impl Planner<'_> {
         CopyError::BadPattern { source_number: self.source_number, pattern }
     }
 
-    /// The error for a path that is not there, with what may have been meant.
     fn missing(&self, source: TreeInput<'_>, path: &TreePath) -> CopyError {
-        let near = || {
-            let parent = resolve(source.tree, &path.parent(), Last::Follow).ok()?;
-            let names: Vec<String> = source
-                .tree
-                .read_dir(&parent.path)
-                .ok()?
-                .into_iter()
-                .map(|(name, _)| String::from_utf8_lossy(&name).into_owned())
-                .collect();
-            let wanted = String::from_utf8_lossy(path.file_name()?).into_owned();
-            let name = nearest(&wanted, names.iter().map(String::as_str))?;
-            Some(String::from_utf8_lossy(path.parent().child(name.as_bytes()).as_bytes()).into_owned())
-        };
-        let hidden_by = source.hidden.and_then(|hidden_by| hidden_by(path));
-        let nearest = if hidden_by.is_none() { near() } else { None };
-        CopyError::Missing { source_number: self.source_number, path: path.clone(), nearest, hidden_by }
+        missing_error(source, path, self.source_number)
     }
 }
 
 /// Splits a `--parents` source at its first `/./`; without one, all of it is kept below the destination.
-fn split_at_pivot(pattern: &[u8]) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn split_at_pivot(pattern: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let mut pattern = pattern;
     while let Some(rest) = pattern.strip_prefix(b"/").or_else(|| pattern.strip_prefix(b"./")) {
         pattern = rest;

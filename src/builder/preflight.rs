@@ -1,0 +1,80 @@
+//! What can be found missing before the first step runs: files of contexts, secrets, agents. All of it is told at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::report;
+use super::{Secret, SecretSource, SshAgent};
+use crate::diagnostic::{Diagnostic, with_causes};
+use crate::graph::{CopyOp, ExecOp, Mount, MountKind, Op, Step, StepIndex};
+use crate::plan::Lowered;
+use crate::source::context::Context;
+use crate::worker::WorkError;
+use crate::worker::copy::{HiddenBy, TreeInput, missing_sources};
+
+/// What steps will ask for, and what there is.
+pub struct Preflight {
+    /// The plan.
+    pub lowered: Lowered,
+    /// Opened contexts by name.
+    pub contexts: HashMap<String, Arc<Context>>,
+    /// The client's secrets.
+    pub secrets: Vec<Secret>,
+    /// The client's agents.
+    pub ssh: Vec<SshAgent>,
+}
+
+impl Preflight {
+    /// Everything that is not there, in the order of the file. Looks at the contexts' directories: blocks.
+    pub fn missing(&self) -> Vec<Diagnostic> {
+        let mut diagnostics: Vec<Diagnostic> = self.secrets.iter().filter_map(unreadable_secret).collect();
+        for index in &self.lowered.steps {
+            let step = self.lowered.graph.step(*index);
+            match &step.op {
+                Op::Copy(op) => diagnostics.extend(self.missing_sources(*index, step, op)),
+                Op::Exec(op) => diagnostics.extend(self.missing_for_mounts(step, op)),
+                _ => {}
+            }
+        }
+        diagnostics
+    }
+
+    fn missing_sources(&self, index: StepIndex, step: &Step, op: &CopyOp) -> Vec<Diagnostic> {
+        let inputs = self.lowered.graph.inputs(index);
+        let context = |number: usize| match &self.lowered.graph.step(*inputs.get(number)?).op {
+            Op::Context(context) => self.contexts.get(&context.name),
+            _ => None,
+        };
+        let hidden: Vec<_> =
+            (0..inputs.len()).map(|number| context(number).map(|context| |path: &_| context.hidden_by(path))).collect();
+        let tree = |number: usize| {
+            let context = context(number)?;
+            let hidden = hidden[number].as_ref().map(|hidden| hidden as &HiddenBy<'_>);
+            Some(TreeInput { tree: &**context, digests: &**context, hidden })
+        };
+        missing_sources(op, tree).iter().map(|error| report::copy_diagnostic(error, &step.origin)).collect()
+    }
+
+    fn missing_for_mounts(&self, step: &Step, op: &ExecOp) -> Vec<Diagnostic> {
+        let not_given = |(number, mount): (usize, &Mount)| {
+            let (what, id) = match &mount.kind {
+                MountKind::Secret { id, required: true, .. } if !self.secrets.iter().any(|secret| secret.id == *id) => {
+                    ("secret", id)
+                }
+                MountKind::Ssh { id, required: true, .. } if !self.ssh.iter().any(|agent| agent.id == *id) => ("ssh agent", id),
+                _ => return None,
+            };
+            let error = WorkError::NotGiven { what, id: id.clone() };
+            Some(report::mount_diagnostic(&error, &step.origin, number))
+        };
+        op.mounts.iter().enumerate().filter_map(not_given).collect()
+    }
+}
+
+/// A secret's file that cannot be read is told at once, whoever uses it later.
+fn unreadable_secret(secret: &Secret) -> Option<Diagnostic> {
+    let SecretSource::File(path) = &secret.source else { return None };
+    let error = std::fs::metadata(path).err()?;
+    let message = format!("cannot read the file `{}` of secret `{}`", path.display(), secret.id);
+    Some(Diagnostic::error_without_place("secret-file", message).note(with_causes(&error)))
+}
