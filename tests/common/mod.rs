@@ -126,7 +126,8 @@ pub struct Run {
 }
 
 impl Run {
-    fn of(output: Output) -> Run {
+    /// What a program left behind.
+    pub fn of(output: Output) -> Run {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
@@ -214,17 +215,28 @@ pub struct Registry {
 impl Registry {
     /// Starts one and waits until it listens.
     pub fn start() -> Registry {
-        // between finding the port and using it, another process may take it: then the next one is tried
-        (0..5).find_map(|_| Registry::try_start()).expect("the registry finds a port")
+        Registry::start_with("")
     }
 
-    fn try_start() -> Option<Registry> {
+    /// Starts one that knows no user and wants a log-in.
+    pub fn start_closed() -> Registry {
+        let users = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("no-users-{}", std::process::id()));
+        fs::write(&users, "").expect("writes");
+        Registry::start_with(&format!("auth: {{htpasswd: {{realm: closed, path: {}}}}}\n", users.display()))
+    }
+
+    fn start_with(config: &str) -> Registry {
+        // between finding the port and using it, another process may take it: then the next one is tried
+        (0..5).find_map(|_| Registry::try_start(config)).expect("the registry finds a port")
+    }
+
+    fn try_start(extra: &str) -> Option<Registry> {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
         let host = format!("127.0.0.1:{port}");
         let config = directory.path().join("config.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{host}'}}\n",
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{host}'}}\n{extra}",
             directory.path().join("data").display()
         );
         fs::write(&config, text).expect("writes");
