@@ -226,7 +226,8 @@ impl<'a> Stages<'a> {
 
     /// The named context that replaces `name`, the one for exactly `platform` first.
     fn named_context(&self, name: &str, platform: &Platform) -> Option<BaseKind> {
-        if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
+        let nothing = self.options.named_contexts.is_empty();
+        if nothing || name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
             return None;
         }
         let name = familiar(name);
