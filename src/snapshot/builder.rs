@@ -64,6 +64,9 @@ pub struct LayerDir {
     path: TreePath,
 }
 
+/// Fewer directories than this are not worth waking a thread pool, which takes processors from commands while it falls asleep.
+const MIN_PARALLEL: usize = 16;
+
 /// Files up to this size go through memory: one read and one write cost less than asking the kernel to copy.
 const THROUGH_MEMORY_BYTES: u64 = 256 * 1024;
 
@@ -179,7 +182,7 @@ impl<'a> LayerBuilder<'a> {
     pub fn finish(self) -> Result<(), SnapshotError> {
         let directories = self.directories.into_inner().unwrap_or_else(PoisonError::into_inner);
         let root = &self.root;
-        directories.par_iter().try_for_each(|(path, directory)| {
+        let finish_one = |(path, directory): (&TreePath, &Directory)| {
             let dress = || -> io::Result<()> {
                 let dir = root.open_beneath(path)?;
                 let Attributes { mode, uid, gid, mtime, xattrs } = &directory.attributes;
@@ -194,7 +197,11 @@ impl<'a> LayerBuilder<'a> {
                 dir.set_own_mtime(*mtime)
             };
             dress().map_err(|err| SnapshotError::io("finish directory", path, err))
-        })
+        };
+        if directories.len() < MIN_PARALLEL {
+            return directories.iter().try_for_each(finish_one);
+        }
+        directories.par_iter().try_for_each(finish_one)
     }
 
     fn directories(&self) -> MutexGuard<'_, BTreeMap<TreePath, Directory>> {

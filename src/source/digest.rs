@@ -22,7 +22,11 @@ pub struct Hashing<'a>(pub &'a dyn FileTree);
 
 impl FileDigests for Hashing<'_> {
     fn digests(&self, files: &[(TreePath, Meta)]) -> Result<Vec<Digest>, SnapshotError> {
-        files.par_iter().map(|(path, _)| hash_file(self.0, path)).collect()
+        match files {
+            // not worth waking a thread pool
+            [] | [_] => files.iter().map(|(path, _)| hash_file(self.0, path)).collect(),
+            _ => files.par_iter().map(|(path, _)| hash_file(self.0, path)).collect(),
+        }
     }
 }
 

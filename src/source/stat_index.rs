@@ -98,10 +98,12 @@ impl StatIndex {
         self.reused += digests.iter().flatten().count();
         let misses: Vec<usize> = (0..digests.len()).filter(|number| digests[*number].is_none()).collect();
         let start_nanos = now_nanos();
-        let hashed: Vec<(usize, Digest)> = misses
-            .into_par_iter()
-            .map(|number| Ok((number, hash_file(tree, &path(number)?)?)))
-            .collect::<Result<_, SnapshotError>>()?;
+        let hash = |number: usize| -> Result<(usize, Digest), SnapshotError> { Ok((number, hash_file(tree, &path(number)?)?)) };
+        let hashed: Vec<(usize, Digest)> = match misses.len() {
+            // not worth waking a thread pool
+            0 | 1 => misses.into_iter().map(hash).collect::<Result<_, _>>()?,
+            _ => misses.into_par_iter().map(hash).collect::<Result<_, _>>()?,
+        };
         for (number, digest) in hashed {
             digests[number] = Some(digest);
             let entry = entry(&identities[number], digest);

@@ -72,10 +72,16 @@ fn make(layout: &Layout, inputs: &[CopyInput<'_>], builder: &LayerBuilder<'_>, c
             .iter()
             .flat_map(|(directory, files)| files.chunks(FILES_PER_TASK).map(move |files| (directory, files)))
             .collect();
-        tasks.par_iter().try_for_each(|(directory, files)| {
+        let carry_out = |(directory, files): &(&TreePath, &[(&TreePath, &Node)])| {
             let directory = builder.dir(directory)?;
             files.iter().try_for_each(|(path, node)| put(&directory, path, node, inputs, created))
-        })?;
+        };
+        match tasks.as_slice() {
+            // not worth waking a thread pool
+            [] => {}
+            [task] => carry_out(task)?,
+            tasks => tasks.par_iter().try_for_each(carry_out)?,
+        }
         for (path, first) in links {
             builder.hard_link(path, first)?;
         }
