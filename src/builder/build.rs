@@ -272,7 +272,7 @@ impl Build {
             _ => return Err(internal("the target is no file system")),
         };
         // a base that no step read is fetched for the output
-        worker.trees(&stack).await.map_err(|error| report::step_error(&error, None))?;
+        worker.fetch_base(&stack).await.map_err(|error| report::step_error(&error, None))?;
         Ok(Ran { image: super::output::BuiltImage { draft, stack, epoch }, summary })
     }
 

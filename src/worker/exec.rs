@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::watch;
 
 use super::error::WorkError;
+use super::fittings::Fittings;
 use super::identity::{Identity, identify};
 use super::mounts::Mounted;
 use super::program::{self, NotStarted};
@@ -35,6 +36,8 @@ pub struct Surroundings<'a> {
     pub shared: &'a Shared,
     /// Forks the command.
     pub launcher: &'a Launcher,
+    /// What it shares with other commands.
+    pub fittings: &'a Fittings,
     /// Tells when to stop.
     pub canceling: &'a Canceling,
     /// The step's number, if people see it.
@@ -110,8 +113,7 @@ fn plan(
     let mut stubs: Vec<(TreePath, FileKind)> =
         ["proc", "sys", "dev"].iter().map(|name| (TreePath::clean(name.as_bytes()), FileKind::Directory)).collect();
     for (name, content) in [("resolv.conf", resolv_conf()), ("hosts", hosts(&hostname, &op.extra_hosts).into_bytes())] {
-        let source = temp.path.join(name);
-        std::fs::write(&source, content).map_err(WorkError::system("write a file for the step"))?;
+        let source = surroundings.fittings.file(content)?;
         let target = format!("/etc/{name}");
         mounts.insert(
             0,
@@ -128,7 +130,7 @@ fn plan(
         stubs.push((TreePath::clean(mount.target.as_bytes()), kind));
     }
     let mut lowers = surroundings.trees.clone();
-    if let Some(stub_layer) = super::mounts::stub_layer(view, &stubs, &temp.path.join("stubs"))? {
+    if let Some(stub_layer) = surroundings.fittings.stub_layer(view, &stubs)? {
         lowers.push(stub_layer);
     }
     if lowers.is_empty() {

@@ -210,6 +210,7 @@ impl LocalWorker {
         }
         self.launcher().await?;
         let (shared, launcher, canceling) = (self.shared.clone(), self.launcher.clone(), self.canceling.clone());
+        let fittings = self.fittings.clone();
         let (op, parent) = (op.clone(), task.parent.clone());
         let number = self.shared.numbers.get(&task.index).copied();
         task::blocking(move || {
@@ -217,7 +218,8 @@ impl LocalWorker {
                 mounted_trees.into_iter().map(|trees| trees.map_or((None, None), |(held, trees)| (held, Some(trees)))).unzip();
             let mounted = mounts::prepare(&op, &mounted_trees, &shared)?;
             let launcher = launcher.get().expect("the launcher was started above");
-            let surroundings = Surroundings { shared: &shared, launcher, canceling: &canceling, number, parent: &parent, trees };
+            let (shared, fittings, canceling, parent) = (&*shared, &*fittings, &*canceling, &*parent);
+            let surroundings = Surroundings { shared, launcher, fittings, canceling, number, parent, trees };
             let record = super::exec::run(&op, mounted, &surroundings);
             drop(held);
             record

@@ -6,7 +6,7 @@
 //! Out:  layers in the store, and records of them.
 //! Elsewhere: when a step runs (`schedule`), what isolates a command (`sandbox`), how trees become layers (`layer`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -33,6 +33,7 @@ pub mod error;
 pub mod exec;
 
 mod files;
+pub mod fittings;
 pub mod identity;
 pub mod mkdir;
 pub mod mounts;
@@ -130,6 +131,7 @@ pub struct LocalWorker {
     trees: Mutex<HashMap<DiffId, PathBuf>>,
     launcher: Arc<OnceCell<Launcher>>,
     canceling: Arc<exec::Canceling>,
+    fittings: Arc<fittings::Fittings>,
     /// Finding out what copies and mounts read happens outside the schedule's slots: at most so often at once.
     turns: Semaphore,
 }
@@ -139,25 +141,36 @@ impl LocalWorker {
     pub fn new(shared: Shared) -> Result<LocalWorker, WorkError> {
         let canceling = Arc::new(exec::Canceling::new(shared.cancel.clone())?);
         let turns = Semaphore::new(shared.processors.max(1));
+        let fittings = Arc::new(fittings::Fittings::new(shared.store.clone()));
         let (fetched, trees, launcher) = Default::default();
-        Ok(LocalWorker { shared: Arc::new(shared), fetched, trees, launcher, canceling, turns })
+        Ok(LocalWorker { shared: Arc::new(shared), fetched, trees, launcher, canceling, fittings, turns })
     }
 
     /// The directories of a stack's layers, bottom first, each once; a base image's missing layers are fetched.
+    ///
+    /// A layer that lies in the stack twice is used at its upper place: there it covers whatever it did at the lower one, and
+    /// overlayfs refuses to see a directory twice.
     pub async fn trees(&self, stack: &Stack) -> Result<Vec<PathBuf>, WorkError> {
-        let mut trees = Vec::with_capacity(stack.layers.len());
-        for layer in &stack.layers {
+        let mut seen = HashSet::with_capacity(stack.layers.len());
+        let mut layers: Vec<&StackLayer> = stack.layers.iter().rev().filter(|layer| seen.insert(layer.diff_id)).collect();
+        layers.reverse();
+        let mut trees = Vec::with_capacity(layers.len());
+        for layer in layers {
             let known = self.trees.lock().expect("no holder of this lock panics").get(&layer.diff_id).cloned();
-            let tree = match known {
+            trees.push(match known {
                 Some(tree) => tree,
                 None => self.tree(layer).await?,
-            };
-            // A tree that lies in the stack twice is used at its upper place: there it covers whatever it did at the lower one,
-            // and overlayfs refuses to see a directory twice.
-            trees.retain(|lower| *lower != tree);
-            trees.push(tree);
+            });
         }
         Ok(trees)
+    }
+
+    /// Makes sure that the base image's layers in a stack are there.
+    pub async fn fetch_base(&self, stack: &Stack) -> Result<(), WorkError> {
+        for layer in stack.layers.iter().filter(|layer| layer.base.is_some()) {
+            self.tree(layer).await?;
+        }
+        Ok(())
     }
 
     async fn tree(&self, layer: &StackLayer) -> Result<PathBuf, WorkError> {

@@ -8,8 +8,7 @@ use super::error::WorkError;
 use crate::digest::Digest;
 use crate::graph::{ExecOp, Mount, MountKind, Sharing};
 use crate::sandbox;
-use crate::snapshot::builder::{Attributes, Content, LayerBuilder};
-use crate::snapshot::{FileKind, Last, Time, TreePath, View, resolve};
+use crate::snapshot::{FileKind, Last, TreePath, View, resolve};
 use crate::store::{StepLock, TempDir};
 
 /// Mounts ready for the sandbox, and what must live as long as the command.
@@ -196,37 +195,4 @@ pub fn target_kind(mount: &sandbox::Mount) -> FileKind {
         }
     };
     if directory { FileKind::Directory } else { FileKind::File }
-}
-
-/// A layer that holds just the mount points that `view` lacks, with their parents as they are in `view`; `None` if it lacks none.
-///
-/// It lies between the image and the command's own changes, so nothing has to be removed afterwards.
-pub fn stub_layer(view: &View, targets: &[(TreePath, FileKind)], directory: &Path) -> Result<Option<PathBuf>, WorkError> {
-    let mut missing = Vec::new();
-    for (target, kind) in targets {
-        // /dev, /proc and /sys are mounted whole; what lies below them is made there
-        let below =
-            target.components().next().is_some_and(|top| matches!(top, b"dev" | b"proc" | b"sys")) && !target.parent().is_root();
-        let found = resolve(view, target, Last::Follow)?;
-        if !below && found.meta.is_none() {
-            missing.push((found.path, *kind));
-        }
-    }
-    if missing.is_empty() {
-        return Ok(None);
-    }
-    std::fs::create_dir(directory).map_err(WorkError::system("create a directory for mount points"))?;
-    let plain = |mode| Attributes { mode, uid: 0, gid: 0, mtime: Time::default(), xattrs: Vec::new() };
-    let builder = LayerBuilder::new(view, directory, Time::default())?;
-    for (path, kind) in missing {
-        match kind {
-            FileKind::Directory => builder.ensure_dir(&path, &plain(0o755))?,
-            _ => {
-                builder.ensure_dir(&path.parent(), &plain(0o755))?;
-                builder.put(&path, &plain(0o644), Content::Bytes(b""))?;
-            }
-        }
-    }
-    builder.finish()?;
-    Ok(Some(directory.to_owned()))
 }
