@@ -44,6 +44,20 @@ fn an_imported_base_keeps_its_digest() {
     let digest = |run: &common::Run| run.stdout.split_whitespace().last().map(str::to_owned);
     assert!(first.stdout.starts_with("busybox:latest sha256:"), "{}", first.stdout);
     assert_eq!(digest(&first), digest(&second));
+    let id = &digest(&first).expect("an ID")["sha256:".len()..][..12];
+    let images = space.croze(["images"]).succeeds().stdout;
+    assert!(images.lines().skip(1).all(|line| line.split_whitespace().nth(1) == Some(id)), "{id}:\n{images}");
+}
+
+#[test]
+fn images_are_listed_by_the_names_that_people_see() {
+    let space = Space::new();
+    for name in ["zebra", "my/app:1", "localhost/b", "127.0.0.1:5000/x"] {
+        space.croze(["import", busybox_tar(), name]).succeeds();
+    }
+    let images = space.croze(["images"]).succeeds().stdout;
+    let names: Vec<&str> = images.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["127.0.0.1:5000/x:latest", "localhost/b:latest", "my/app:1", "zebra:latest"]);
 }
 
 #[test]
@@ -65,6 +79,12 @@ fn inspect_prints_json_and_knows_slips() {
     space
         .croze(["inspect", "busybx"])
         .fails(2, "error: no image `busybx:latest` in the store\n |\n = help: did you mean `busybox:latest`?\n");
+    space
+        .croze(["inspect", "busybox:1.36"])
+        .fails(2, "error: no image `busybox:1.36` in the store\n |\n = help: did you mean `busybox:latest`?\n");
+    space
+        .croze(["inspect", "alpine"])
+        .fails(2, "error: no image `alpine:latest` in the store\n |\n = help: `croze images` lists what is there\n");
 }
 
 #[test]

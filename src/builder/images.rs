@@ -47,7 +47,7 @@ pub struct LayerFacts {
     pub size_bytes: u64,
 }
 
-/// All named images that can be read, sorted by name. One whose documents are damaged is in the second list, with why.
+/// All named images that can be read, sorted by the short form of their names. One whose documents are damaged is in the second list, with why.
 ///
 /// # Errors
 /// The names cannot be read.
@@ -59,6 +59,7 @@ pub fn list(store: &Store) -> Result<(Vec<ImageFacts>, Vec<Diagnostic>), BuildEr
             Err(error) => damaged.extend(error.diagnostics),
         }
     }
+    images.sort_by(|left, right| left.name.cmp(&right.name));
     Ok((images, damaged))
 }
 
@@ -71,15 +72,23 @@ pub fn inspect(store: &Store, image_ref: &ImageRef) -> Result<ImageFacts, BuildE
         Some(record) => facts(store, image_ref, &record),
         None => {
             let names = store.names().map_err(|error| store_failed(&error))?;
-            let names: Vec<String> = names.iter().map(|(name, _)| name.to_string()).collect();
-            let wanted = image_ref.to_string();
-            let mut diagnostic = Diagnostic::error_without_place("no-image", format!("no image `{wanted}` in the store"));
-            if let Some(name) = nearest(&wanted, names.iter().map(String::as_str)) {
-                diagnostic = diagnostic.help(format!("did you mean `{name}`?"));
-            }
+            let diagnostic = Diagnostic::error_without_place("no-image", format!("no image `{image_ref}` in the store"));
+            let diagnostic = match meant(image_ref, names.into_iter().map(|(name, _)| name)) {
+                Some(name) => diagnostic.help(format!("did you mean `{name}`?")),
+                None => diagnostic.help("`croze images` lists what is there"),
+            };
             Err(BuildError { kind: ErrorKind::Usage, diagnostics: vec![diagnostic] })
         }
     }
+}
+
+/// The name that a person who wrote `wanted` may have had in mind: another tag of the same repository, else a slip.
+fn meant(wanted: &ImageRef, names: impl Iterator<Item = ImageRef>) -> Option<String> {
+    let (same, others): (Vec<ImageRef>, Vec<ImageRef>) =
+        names.partition(|name| (&name.host, &name.repository) == (&wanted.host, &wanted.repository));
+    let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+    let slip = || nearest(&wanted.to_string(), others.iter().map(String::as_str)).map(str::to_owned);
+    same.first().map(ToString::to_string).or_else(slip)
 }
 
 fn facts(store: &Store, image_ref: &ImageRef, record: &NameRecord) -> Result<ImageFacts, BuildError> {

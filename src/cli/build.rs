@@ -128,14 +128,34 @@ where
 
 /// What there is now, for people.
 fn result_lines(result: &BuildResult) -> Vec<String> {
-    let steps = match (result.ran_steps, result.cached_steps) {
-        (0, 0) => "no steps to run".to_owned(),
-        (0, cached) => format!("all {cached} steps cached"),
-        (1, cached) => format!("1 step ran, {cached} cached"),
-        (ran, cached) => format!("{ran} steps ran, {cached} cached"),
-    };
     let names: Vec<String> = result.names.iter().map(ToString::to_string).collect();
     let named = if names.is_empty() { String::new() } else { format!(" {}", names.join(", ")) };
-    let image = format!("image{named} {} ({steps})", result.config_digest);
+    let image = format!("image{named} {}{}", result.config_digest, steps_phrase(result.ran_steps, result.cached_steps));
     std::iter::once(image).chain(result.written.iter().cloned()).collect()
+}
+
+/// ` (2 steps ran, 1 cached)`; nothing for an image that needs no step.
+fn steps_phrase(ran: usize, cached: usize) -> String {
+    let steps = |count: usize| if count == 1 { "1 step".to_owned() } else { format!("{count} steps") };
+    match (ran, cached) {
+        (0, 0) => String::new(),
+        (0, 1) => " (1 step cached)".to_owned(),
+        (0, cached) => format!(" (all {cached} steps cached)"),
+        (ran, 0) => format!(" ({} ran)", steps(ran)),
+        (ran, cached) => format!(" ({} ran, {cached} cached)", steps(ran)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_counted_as_people_do() {
+        let phrases = [(0, 0), (0, 1), (0, 7), (1, 0), (2, 0), (1, 6)].map(|(ran, cached)| steps_phrase(ran, cached));
+        assert_eq!(
+            phrases,
+            ["", " (1 step cached)", " (all 7 steps cached)", " (1 step ran)", " (2 steps ran)", " (1 step ran, 6 cached)"]
+        );
+    }
 }

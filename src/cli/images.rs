@@ -17,7 +17,7 @@ use crate::diagnostic::Diagnostic;
 use crate::diagnostic::render::render;
 use crate::reference::{ImageRef, Platform};
 
-/// Makes an image of a root file system and names it.
+/// Makes an image of a root file system and names it; prints the name and the image ID.
 ///
 /// # Errors
 /// Wrong arguments, an unreadable tar, or a store that fails.
@@ -34,9 +34,10 @@ pub fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failur
         Box::new(File::open(&args.rootfs).map_err(|error| Failure::file("open", &args.rootfs, &error))?)
     };
     let store = open_store(args.store.root.as_deref(), environment)?;
-    let record = import::import(&store, (&called, &mut rootfs), &name, &platform, SystemTime::now());
-    let record = record.map_err(|error| Failure::build(error, None))?;
-    print_result(&format!("{name} {}", record.manifest))
+    let imported = import::import(&store, (&called, &mut rootfs), &name, &platform, SystemTime::now());
+    imported.map_err(|error| Failure::build(error, None))?;
+    let image = images::inspect(&store, &name).map_err(|error| Failure::build(error, None))?;
+    print_result(&format!("{} {}", image.name, image.config_digest))
 }
 
 /// Lists all images, one line each.
