@@ -47,7 +47,9 @@ pub async fn build(
         build.reporter.events.event(Event::Warning(Box::new(warning.clone())));
     }
     let ran = build.run(lowered, inputs).await?;
-    let exported = super::output::export(&build.store, ran.image, outputs, &build.reporter, &mut build.request).await?;
+    let cancel = build.cancel.clone();
+    let exporting = super::output::export(&build.store, ran.image, outputs, &build.reporter, &mut build.request);
+    let exported = unless_canceled(&cancel, exporting).await?;
     let Summary { ran_steps, cached_steps } = ran.summary;
     Ok(BuildResult { ran_steps, cached_steps, warnings: planned.warnings, ..exported })
 }
@@ -61,6 +63,24 @@ pub async fn check(
 ) -> Result<Vec<Diagnostic>, BuildError> {
     let (mut build, inputs) = Build::open(store, request, events, cancel).await?;
     Ok(build.plan(&inputs, Wish::Every).await?.warnings)
+}
+
+/// Gives `work` up when the client wants to stop: for what starts no sandbox, and leaves nothing that can be seen when it ends
+/// halfway. Blocking code in it goes on until it ends or the process does.
+async fn unless_canceled<T>(
+    cancel: &watch::Receiver<bool>,
+    work: impl Future<Output = Result<T, BuildError>>,
+) -> Result<T, BuildError> {
+    let mut cancel = cancel.clone();
+    tokio::select! {
+        result = work => result,
+        // an error means that the client is gone and can stop nothing any more; it has to be waited for then
+        Ok(_) = cancel.wait_for(|stop| *stop) => Err(interrupted()),
+    }
+}
+
+fn interrupted() -> BuildError {
+    BuildError { kind: ErrorKind::Interrupted, diagnostics: Vec::new() }
 }
 
 /// What the phases of a build share.
@@ -98,10 +118,11 @@ impl Build {
     ) -> Result<(Build, Inputs), BuildError> {
         let client = Arc::new(Client::new(registry_config(&request.client_env), Arc::new(Anonymous)));
         let reporter = Reporter::new(events);
-        let checkouts = super::remote::fetch(&store, &client, &mut request).await?;
+        let checkouts = unless_canceled(&cancel, super::remote::fetch(&store, &client, &mut request)).await?;
         let (request, inputs) = {
             let store = store.clone();
-            task::blocking(move || inputs::open(&store, &mut request, checkouts).map(|inputs| (request, inputs))).await?
+            let opening = task::blocking(move || inputs::open(&store, &mut request, checkouts).map(|inputs| (request, inputs)));
+            unless_canceled(&cancel, opening).await?
         };
         let definition = reporter.announce(format!("[internal] load build definition from {}", inputs.dockerfile.name()));
         reporter.done(definition, None);
@@ -156,11 +177,7 @@ impl Build {
                 let resolving = self.resolve(&wanted);
                 tasks.spawn(async move { (number, step, wanted, resolving.await) });
             }
-            let mut cancel = self.cancel.clone();
-            let results = tokio::select! {
-                results = tasks.join_all() => results,
-                _ = cancel.wait_for(|stop| *stop) => return Err(BuildError { kind: ErrorKind::Interrupted, diagnostics: Vec::new() }),
-            };
+            let results = unless_canceled(&self.cancel, async { Ok(tasks.join_all().await) }).await?;
             let mut errors: Vec<(usize, BuildError)> = Vec::new();
             for (number, step, wanted, result) in results {
                 match result {
@@ -265,14 +282,15 @@ impl Build {
         }
         let (outputs, summary) = ran.map_err(|failure| match failure {
             Failure::Step { index, error } => report::step_error(&error, Some(graph.step(index))),
-            Failure::Interrupted => BuildError { kind: ErrorKind::Interrupted, diagnostics: Vec::new() },
+            Failure::Interrupted => interrupted(),
         })?;
         let stack = match outputs.into_iter().next() {
             Some(Output::Stack(stack)) => stack,
             _ => return Err(internal("the target is no file system")),
         };
         // a base that no step read is fetched for the output
-        worker.fetch_base(&stack).await.map_err(|error| report::step_error(&error, None))?;
+        let fetching = async { worker.fetch_base(&stack).await.map_err(|error| report::step_error(&error, None)) };
+        unless_canceled(&self.cancel, fetching).await?;
         Ok(Ran { image: super::output::BuiltImage { draft, stack, epoch }, summary })
     }
 

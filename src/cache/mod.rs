@@ -10,7 +10,7 @@
 //! known from its config before a byte of them is fetched, so nothing has to be unpacked to ask.
 
 use crate::digest::{CacheKey, DiffId};
-use crate::store::{Record, Store, StoreError};
+use crate::store::{Record, Soundness, Store, StoreError};
 
 pub mod key;
 
@@ -27,6 +27,8 @@ pub struct Cache {
 pub enum Lookup {
     /// The result is there.
     Hit(Record),
+    /// The result is there, and its layer is older than the machine's last start: it has to be proven before it is used.
+    Unproven(Record),
     /// The step must run.
     Miss(MissReason),
 }
@@ -64,6 +66,7 @@ impl Cache {
         }
         let Some(record) = self.store.record(key)? else { return Ok(Lookup::Miss(MissReason::NeverBuilt)) };
         match self.store.layer(&record.diff_id)? {
+            Some(layer) if layer.soundness == Soundness::Unproven => Ok(Lookup::Unproven(record)),
             Some(_) => Ok(Lookup::Hit(record)),
             None => Ok(Lookup::Miss(MissReason::LayerGone)),
         }
@@ -81,7 +84,8 @@ impl Cache {
     pub fn adopt(&self, parents: &[DiffId], content: &[u8]) -> Result<Option<Record>, StoreError> {
         match self.lookup(&key::adoption(parents, content), Reuse::Allowed)? {
             Lookup::Hit(record) => Ok(Some(record)),
-            Lookup::Miss(_) => Ok(None),
+            // what nobody has looked at is not worth looking at: the new layer is sound
+            Lookup::Unproven(_) | Lookup::Miss(_) => Ok(None),
         }
     }
 

@@ -24,7 +24,7 @@ mod tests;
 mod unpack;
 mod walk;
 
-pub use commit::commit;
+pub use commit::{commit, sound};
 pub use compress::{Compression, compressed};
 pub use tar::{TarSummary, write_tar};
 pub use unpack::{Unpacked, unpack, unpack_into};

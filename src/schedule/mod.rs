@@ -35,6 +35,9 @@ pub trait Worker: Send + Sync + 'static {
     /// The output of a step whose record was found.
     fn recall(&self, task: &Self::Task, record: &Record) -> Self::Output;
 
+    /// Whether the layer of a record, which was written before the machine last started, is still whole.
+    fn prove(&self, record: &Record) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
     /// Runs a step to its end and returns the record to keep. When the schedule's cancellation turns true, stops what it has
     /// started, cleans up and returns [`Worker::Error`] soon.
     fn run(&self, task: &Self::Task) -> impl Future<Output = Result<Record, Self::Error>> + Send;

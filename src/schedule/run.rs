@@ -211,7 +211,7 @@ impl<W: Worker> Schedule<W> {
         inputs: Vec<W::Output>,
     ) -> Result<(W::Output, Outcome), Stop<W::Error>> {
         let started = Instant::now();
-        let (key, slot, task) = match self.worker.prepare(index, inputs).await? {
+        let (key, slot, task) = match self.unless_canceled(self.worker.prepare(index, inputs)).await? {
             Prepared::Output(output) => {
                 self.tell(index, |step| Event::Done { step, elapsed: started.elapsed() });
                 return Ok((output, Outcome::Free));
@@ -219,12 +219,12 @@ impl<W: Worker> Schedule<W> {
             Prepared::Task { key, slot, task } => (key, slot, task),
         };
         let reuse = self.reuse.get(&index).copied().unwrap_or(Reuse::Allowed);
-        if let Some(output) = self.recall(index, &key, reuse, &task)? {
+        if let Some(output) = self.recall(index, &key, reuse, &task).await? {
             return Ok((output, Outcome::Cached));
         }
         let lock = self.lock(key).await?;
         // whoever held the lock, or finished just before we took it, may have left what we need
-        if let Some(output) = self.recall(index, &key, reuse, &task)? {
+        if let Some(output) = self.recall(index, &key, reuse, &task).await? {
             return Ok((output, Outcome::Cached));
         }
         let permit = tokio::select! {
@@ -241,14 +241,20 @@ impl<W: Worker> Schedule<W> {
         Ok((self.worker.recall(&task, &record), Outcome::Ran))
     }
 
-    fn recall(&self, index: StepIndex, key: &CacheKey, reuse: Reuse, task: &W::Task) -> Result<Option<W::Output>, W::Error> {
-        match self.cache.lookup(key, reuse)? {
-            Lookup::Hit(record) => {
-                self.tell(index, |step| Event::Cached { step });
-                Ok(Some(self.worker.recall(task, &record)))
-            }
-            Lookup::Miss(_) => Ok(None),
-        }
+    async fn recall(
+        &self,
+        index: StepIndex,
+        key: &CacheKey,
+        reuse: Reuse,
+        task: &W::Task,
+    ) -> Result<Option<W::Output>, Stop<W::Error>> {
+        let record = match self.cache.lookup(key, reuse).map_err(W::Error::from)? {
+            Lookup::Hit(record) => record,
+            Lookup::Unproven(record) if self.unless_canceled(self.worker.prove(&record)).await? => record,
+            Lookup::Unproven(_) | Lookup::Miss(_) => return Ok(None),
+        };
+        self.tell(index, |step| Event::Cached { step });
+        Ok(Some(self.worker.recall(task, &record)))
     }
 
     /// Takes the lock of `key`. Another process may run the very step now: it is waited for without holding a slot.
@@ -260,6 +266,15 @@ impl<W: Worker> Schedule<W> {
         tokio::select! {
             lock = task::blocking(move || store.lock_step(&key)) => Ok(lock.map_err(W::Error::from)?),
             () = self.canceled() => Err(Stop::Canceled),
+        }
+    }
+
+    /// Waits for what leaves nothing behind when it is given up halfway.
+    async fn unless_canceled<T>(&self, work: impl Future<Output = Result<T, W::Error>>) -> Result<T, Stop<W::Error>> {
+        tokio::select! {
+            biased;
+            () = self.canceled() => Err(Stop::Canceled),
+            result = work => Ok(result?),
         }
     }
 
@@ -349,6 +364,10 @@ mod tests {
 
         fn recall(&self, _task: &StepIndex, record: &Record) -> DiffId {
             record.diff_id
+        }
+
+        async fn prove(&self, _record: &Record) -> Result<bool, Failed> {
+            Ok(true)
         }
 
         async fn run(&self, task: &StepIndex) -> Result<Record, Failed> {

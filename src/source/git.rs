@@ -17,7 +17,7 @@ use crate::task;
 
 mod command;
 
-use command::Git;
+use command::{Git, Leash, Programs};
 
 /// What a fetch may use of the client's.
 #[derive(Clone, Debug, Default)]
@@ -59,8 +59,9 @@ pub struct Checkout {
 /// `SourceError::NoGitRef` with a near name; `SourceError::GitChecksum` when the commit is not the one that `op` wants;
 /// `SourceError::Git` with the program's last words.
 pub async fn resolve(op: &GitOp, access: &GitAccess) -> Result<Commit, SourceError> {
-    let (op, access) = (op.clone(), access.clone());
-    task::blocking(move || resolve_now(&op, &access)).await
+    let leash = Leash::default();
+    let (op, access, programs) = (op.clone(), access.clone(), leash.programs());
+    task::blocking(move || resolve_now(&programs, &op, &access)).await
 }
 
 /// Checks `commit` out below a temporary directory of the store, with its submodules. Files are 0644 or 0755, directories
@@ -69,18 +70,19 @@ pub async fn resolve(op: &GitOp, access: &GitAccess) -> Result<Commit, SourceErr
 /// # Errors
 /// `SourceError::NoGitSubdir` when the tree has no such directory; `SourceError::Git` with the program's last words.
 pub async fn checkout(store: &Store, op: &GitOp, commit: &Commit, access: &GitAccess) -> Result<Checkout, SourceError> {
-    let (store, op, commit, access) = (store.clone(), op.clone(), commit.clone(), access.clone());
-    task::blocking(move || checkout_now(&store, &op, &commit, &access)).await
+    let leash = Leash::default();
+    let (programs, store, op, commit, access) = (leash.programs(), store.clone(), op.clone(), commit.clone(), access.clone());
+    task::blocking(move || checkout_now(&programs, &store, &op, &commit, &access)).await
 }
 
-fn resolve_now(op: &GitOp, access: &GitAccess) -> Result<Commit, SourceError> {
+fn resolve_now(programs: &Programs, op: &GitOp, access: &GitAccess) -> Result<Commit, SourceError> {
     let reference = op.reference.as_str();
     if is_full_commit(reference) {
         let commit = Commit { id: reference.to_owned(), ref_name: None };
         return checked(op, commit, reference);
     }
     let wanted = if reference.is_empty() { "HEAD" } else { reference };
-    let git = Git::new(&op.remote, access)?;
+    let git = Git::new(programs, &op.remote, access)?;
     let peeled = format!("{wanted}^{{}}");
     let listing = git.run(None, "ask", &["ls-remote", "--", &op.remote, wanted, &peeled])?;
     match pick(&listing, wanted) {
@@ -132,8 +134,14 @@ fn checked(op: &GitOp, commit: Commit, object: &str) -> Result<Commit, SourceErr
     }
 }
 
-fn checkout_now(store: &Store, op: &GitOp, commit: &Commit, access: &GitAccess) -> Result<Checkout, SourceError> {
-    let git = Git::new(&op.remote, access)?;
+fn checkout_now(
+    programs: &Programs,
+    store: &Store,
+    op: &GitOp,
+    commit: &Commit,
+    access: &GitAccess,
+) -> Result<Checkout, SourceError> {
+    let git = Git::new(programs, &op.remote, access)?;
     let temp = store.temp_dir()?;
     let tree = temp.path.join("tree");
     make_directory(&tree)?;

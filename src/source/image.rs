@@ -402,7 +402,7 @@ enum FromStore {
 }
 
 fn layer_from_store(store: &Store, layer: &BaseLayer, below: Option<&View>) -> Result<FromStore, SourceError> {
-    if let Some(stored) = store.layer(&layer.diff_id)? {
+    if let Some(stored) = layer::sound(store, &layer.diff_id)? {
         return Ok(FromStore::Layer(stored));
     }
     if store.blob_size(&layer.digest)?.is_none() {

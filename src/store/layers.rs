@@ -1,4 +1,8 @@
 //! Layer trees, named by the digest of their tar.
+//!
+//! No call waits for the disk, so what was written shortly before a power cut may have names without bytes. A layer therefore
+//! carries the boot that it was written in. One of an earlier boot is read through before it is used for the first time
+//! ([`Soundness::Unproven`]); if it is whole, it has come from the disk and is marked as proven, once and for all.
 
 use std::fs;
 use std::io;
@@ -27,20 +31,61 @@ pub struct StoredLayer {
     pub tree: PathBuf,
     /// Its record.
     pub record: LayerRecord,
+    /// Whether it may be used as it is.
+    pub soundness: Soundness,
 }
 
+/// Whether a layer's files are known to hold what was written to them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Soundness {
+    /// Written since the machine started, or proven since.
+    Sound,
+    /// Written before the machine last started: a power cut may have taken a part. To be proven, see [`Store::layer_proven`].
+    Unproven,
+}
+
+/// The file `record` of a layer.
+#[derive(Serialize, Deserialize)]
+struct RecordFile {
+    #[serde(flatten)]
+    record: LayerRecord,
+    /// The kernel's name of the time between two starts of the machine, in which the layer was written.
+    boot: String,
+}
+
+/// An empty file beside the record of a layer that was written in an earlier boot and found whole.
+const PROVEN: &str = "proven";
+
 impl Store {
-    /// The layer tree of `diff_id`, if it is there. One whose record is damaged goes to the trash and counts as absent.
+    /// The layer tree of `diff_id`, if it is there. One whose record is damaged or whose tree is gone goes to the trash and
+    /// counts as absent.
     pub fn layer(&self, diff_id: &DiffId) -> Result<Option<StoredLayer>, StoreError> {
         let place = self.layer_place(diff_id);
         let Some(text) = read_if_there(&place.join("record"))? else { return Ok(None) };
-        match serde_json::from_slice::<LayerRecord>(&text) {
-            Ok(record) if record.diff_id == *diff_id => Ok(Some(StoredLayer { tree: place.join("tree"), record })),
+        let tree = place.join("tree");
+        match serde_json::from_slice::<RecordFile>(&text) {
+            Ok(RecordFile { record, boot }) if record.diff_id == *diff_id && tree.is_dir() => {
+                let sound = (boot == self.boot() && !boot.is_empty()) || place.join(PROVEN).exists();
+                let soundness = if sound { Soundness::Sound } else { Soundness::Unproven };
+                Ok(Some(StoredLayer { tree, record, soundness }))
+            }
             _ => {
                 self.trash(&place)?;
                 Ok(None)
             }
         }
+    }
+
+    /// Notes that an unproven layer was read through and found whole: its bytes are on the disk.
+    pub fn layer_proven(&self, diff_id: &DiffId) -> Result<(), StoreError> {
+        let path = self.layer_place(diff_id).join(PROVEN);
+        // an empty file has no bytes to lose; losing the file costs another look
+        fs::write(&path, b"").map_err(StoreError::io("create", &path))
+    }
+
+    /// Drops a layer that turned out to be damaged.
+    pub fn drop_layer(&self, diff_id: &DiffId) -> Result<(), StoreError> {
+        self.trash(&self.layer_place(diff_id))
     }
 
     /// Moves a finished tree into place with its record by one rename; if another process was faster, its layer is taken.
@@ -51,22 +96,33 @@ impl Store {
         let bundle = self.temp_dir()?;
         let bundled = bundle.path.join("tree");
         fs::rename(&tree, &bundled).map_err(StoreError::io("move", &tree))?;
-        let text = serde_json::to_vec(&record).expect("a record is plain data");
+        let file = RecordFile { record, boot: self.boot().to_owned() };
+        let text = serde_json::to_vec(&file).expect("a record is plain data");
+        let record = file.record;
         let record_path = bundle.path.join("record");
         fs::write(&record_path, text).map_err(StoreError::io("write", &record_path))?;
         loop {
             match fs::rename(&bundle.path, &place) {
-                Ok(()) => return Ok(StoredLayer { tree: place.join("tree"), record }),
+                Ok(()) => return Ok(StoredLayer { tree: place.join("tree"), record, soundness: Soundness::Sound }),
                 Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
                     // a damaged one is dropped by `layer`, one without a record here; then ours may move in
+                    // and so it may in place of one that nobody has looked at since the machine started
                     match self.layer(&record.diff_id)? {
-                        Some(layer) => return Ok(layer),
-                        None => self.trash(&place)?,
+                        Some(layer) if layer.soundness == Soundness::Sound => return Ok(layer),
+                        _ => self.trash(&place)?,
                     }
                 }
                 Err(error) => return Err(StoreError::io("create", &place)(error)),
             }
         }
+    }
+
+    /// The kernel's name of the time since the machine started; empty where it is not told.
+    fn boot(&self) -> &str {
+        self.inner.boot.get_or_init(|| {
+            let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+            text.trim_end().to_owned()
+        })
     }
 
     fn layer_place(&self, diff_id: &DiffId) -> PathBuf {
@@ -116,15 +172,31 @@ mod tests {
     fn a_damaged_layer_is_replaced() {
         let space = tempfile::tempdir().expect("space");
         let store = Store::open(space.path()).expect("store");
-        for damage in ["", "{}", "missing"] {
+        for damage in ["", "{}", "missing", "no tree"] {
             let place = publish(&store, "one").tree.parent().expect("place").to_owned();
             match damage {
                 "missing" => fs::remove_file(place.join("record")).expect("removed"),
+                "no tree" => fs::remove_dir_all(place.join("tree")).expect("removed"),
                 text => fs::write(place.join("record"), text).expect("damaged"),
             }
             let replaced = publish(&store, "two");
             assert_eq!(fs::read_to_string(replaced.tree.join("file")).expect("read"), "two", "{damage}");
             store.trash(&place).expect("trashed");
         }
+    }
+
+    #[test]
+    fn a_layer_of_an_earlier_boot_is_unproven_until_somebody_has_looked() {
+        let space = tempfile::tempdir().expect("space");
+        let store = Store::open(space.path()).expect("store");
+        let layer = publish(&store, "one");
+        assert_eq!(layer.soundness, Soundness::Sound);
+        let path = layer.tree.with_file_name("record");
+        let text = fs::read_to_string(&path).expect("read").replace(store.boot(), "an-earlier-one");
+        fs::write(&path, text).expect("write");
+        let soundness = || store.layer(&record().diff_id).expect("asked").expect("there").soundness;
+        assert_eq!(soundness(), Soundness::Unproven);
+        store.layer_proven(&record().diff_id).expect("marked");
+        assert_eq!(soundness(), Soundness::Sound);
     }
 }

@@ -8,7 +8,8 @@
 //! ROOT/version               format version and flavour
 //! ROOT/blobs/sha256/HEX      manifests, configs, compressed layers
 //! ROOT/layers/HEX/tree       a layer by diff_id, overlay-ready
-//! ROOT/layers/HEX/record     LayerRecord as JSON; HEX/ appears by one rename
+//! ROOT/layers/HEX/record     LayerRecord as JSON, and the boot it was written in; HEX/ appears by one rename
+//! ROOT/layers/HEX/proven     empty; the layer was found whole after the machine was started anew
 //! ROOT/names/HOST/REPO/:TAG  NameRecord as JSON; the colon keeps tags apart from deeper repositories
 //! ROOT/cache-mounts/ID/      contents of RUN --mount=type=cache
 //! ROOT/index.sqlite          records, memos, compressed variants, stat index; can be rebuilt or dropped
@@ -18,8 +19,8 @@
 //! ```
 //!
 //! No call here waits for a disk to become durable. What a power cut can take is recognised where it is read: blobs by their
-//! digest, the index by SQLite's checksums, layer records by their JSON; each is then dropped and made anew. The data of a
-//! layer tree that was written just before the cut is not checked.
+//! digest, the index by SQLite's checksums, layer records by their JSON; each is then dropped and made anew. A layer tree of an
+//! earlier boot is read through once before it is used ([`Soundness`]).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -44,7 +45,7 @@ mod temp;
 pub use blob::BlobWriter;
 pub use db::{Record, StatEntry, Variant};
 pub use format::Flavour;
-pub use layers::{LayerRecord, StoredLayer};
+pub use layers::{LayerRecord, Soundness, StoredLayer};
 pub use lock::StepLock;
 pub use names::{NameOrigin, NameRecord};
 pub use temp::TempDir;
@@ -121,6 +122,7 @@ struct Inner {
     db: db::Db,
     /// This process's corner of `tmp/`, made when first needed: a build that finds everything cached writes nothing.
     scratch: OnceLock<temp::Scratch>,
+    boot: OnceLock<String>,
     root: PathBuf,
 }
 
@@ -133,7 +135,7 @@ impl Store {
         let root = std::path::absolute(root).map_err(StoreError::io("find", root))?;
         let flavour = format::open_or_create(&root)?;
         let db = db::Db::new(&root);
-        Ok(Store { inner: Arc::new(Inner { flavour, db, scratch: OnceLock::new(), root }) })
+        Ok(Store { inner: Arc::new(Inner { flavour, db, scratch: OnceLock::new(), boot: OnceLock::new(), root }) })
     }
 
     /// The store's directory, absolute.

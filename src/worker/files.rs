@@ -18,7 +18,7 @@ use crate::source::context::Context;
 use crate::source::digest::{FileDigests, Hashing, content_digest};
 use crate::source::git;
 use crate::source::http::HttpFile;
-use crate::store::{Record, Store, TempDir};
+use crate::store::{Record, StepLock, Store, TempDir};
 use crate::task;
 
 /// What was found out about a step for its key.
@@ -44,6 +44,13 @@ impl Readable {
             Readable::Download(_) => None,
         }
     }
+}
+
+/// What a command needs before it can start.
+struct Ready {
+    trees: Vec<PathBuf>,
+    mounted_trees: Vec<Option<(Option<TempDir>, Vec<PathBuf>)>>,
+    locks: Vec<StepLock>,
 }
 
 impl LocalWorker {
@@ -197,18 +204,7 @@ impl LocalWorker {
 
     /// Runs a command in a sandbox.
     pub(super) async fn run_command(&self, task: &Task, op: &ExecOp) -> Result<Record, WorkError> {
-        let trees = self.trees(&task.parent).await?;
-        let mut mounted_trees = Vec::with_capacity(op.mounts.len());
-        for mount in &op.mounts {
-            mounted_trees.push(match &mount.kind {
-                MountKind::Bind { input, source, .. } => Some(self.mount_tree(&task.inputs[*input], source).await?),
-                MountKind::Cache { seed: Some((input, source)), .. } => {
-                    Some(self.mount_tree(&task.inputs[*input], source).await?)
-                }
-                _ => None,
-            });
-        }
-        self.launcher().await?;
+        let Ready { trees, mounted_trees, locks } = self.unless_canceled(self.ready(task, op)).await?;
         let (shared, launcher, canceling) = (self.shared.clone(), self.launcher.clone(), self.canceling.clone());
         let fittings = self.fittings.clone();
         let (op, parent) = (op.clone(), task.parent.clone());
@@ -222,9 +218,37 @@ impl LocalWorker {
             let surroundings = Surroundings { shared, launcher, fittings, canceling, number, parent, trees };
             let record = super::exec::run(&op, mounted, &surroundings);
             drop(held);
+            drop(locks);
             record
         })
         .await
+    }
+
+    /// Brings together what a command needs before it can start, which may take long: base layers, files of mounts, locks.
+    async fn ready(&self, task: &Task, op: &ExecOp) -> Result<Ready, WorkError> {
+        let trees = self.trees(&task.parent).await?;
+        let mut mounted_trees = Vec::with_capacity(op.mounts.len());
+        for mount in &op.mounts {
+            mounted_trees.push(match &mount.kind {
+                MountKind::Bind { input, source, .. } => Some(self.mount_tree(&task.inputs[*input], source).await?),
+                MountKind::Cache { seed: Some((input, source)), .. } => {
+                    Some(self.mount_tree(&task.inputs[*input], source).await?)
+                }
+                _ => None,
+            });
+        }
+        self.launcher().await?;
+        let mut locks = Vec::new();
+        for key in mounts::locked_caches(op) {
+            locks.push(match self.shared.store.try_lock_step(&key)? {
+                Some(lock) => lock,
+                None => {
+                    let store = self.shared.store.clone();
+                    task::blocking(move || store.lock_step(&key)).await?
+                }
+            });
+        }
+        Ok(Ready { trees, mounted_trees, locks })
     }
 
     /// The layer directories that a mount reads. A context is copied first: a mount shows what the ignore file leaves of it, owned

@@ -16,6 +16,7 @@ use crate::cache::{Cache, HashSink, key};
 use crate::digest::{DiffId, Digest};
 use crate::event::{EventSink, StepNumber};
 use crate::graph::{Graph, HttpOp, Op, StepIndex};
+use crate::layer;
 use crate::reference::ImageRef;
 use crate::registry::Client;
 use crate::sandbox::{self, Launcher};
@@ -24,7 +25,7 @@ use crate::source;
 use crate::source::context::Context;
 use crate::source::http::HttpFile;
 use crate::source::image::{BaseLayer, ResolvedImage};
-use crate::store::{Record, Store};
+use crate::store::{Record, Soundness, Store, StoredLayer};
 use crate::task;
 
 mod agent;
@@ -174,14 +175,36 @@ impl LocalWorker {
     }
 
     async fn tree(&self, layer: &StackLayer) -> Result<PathBuf, WorkError> {
-        let mut stored = self.shared.store.layer(&layer.diff_id)?;
+        let mut stored = self.stored(layer.diff_id).await?;
         if let (None, Some((_, image))) = (&stored, &layer.base) {
             self.fetch(image).await?;
-            stored = self.shared.store.layer(&layer.diff_id)?;
+            stored = self.stored(layer.diff_id).await?;
         }
         let tree = stored.ok_or(WorkError::LayerGone(layer.diff_id))?.tree;
         self.trees.lock().expect("no holder of this lock panics").insert(layer.diff_id, tree.clone());
         Ok(tree)
+    }
+
+    /// The layer, proven if that is necessary, which reads all of it.
+    async fn stored(&self, diff_id: DiffId) -> Result<Option<StoredLayer>, WorkError> {
+        match self.shared.store.layer(&diff_id)? {
+            Some(layer) if layer.soundness == Soundness::Unproven => {
+                let store = self.shared.store.clone();
+                Ok(task::blocking(move || layer::sound(&store, &diff_id)).await?)
+            }
+            stored => Ok(stored),
+        }
+    }
+
+    /// Gives `work` up when everything has to stop. For work that leaves nothing behind but temporary files.
+    async fn unless_canceled<T>(&self, work: impl Future<Output = Result<T, WorkError>>) -> Result<T, WorkError> {
+        let mut cancel = self.shared.cancel.clone();
+        tokio::select! {
+            biased;
+            // an error means that nobody is left to cancel, and then nobody waits for the result either
+            _ = cancel.wait_for(|stop| *stop) => Err(WorkError::Canceled),
+            result = work => result,
+        }
     }
 
     /// Fetches the missing layers of a base image, once per build.
@@ -261,10 +284,14 @@ impl Worker for LocalWorker {
         Output::Stack(Arc::new(Stack { layers }))
     }
 
+    async fn prove(&self, record: &Record) -> Result<bool, WorkError> {
+        Ok(self.stored(record.diff_id).await?.is_some())
+    }
+
     async fn run(&self, task: &Task) -> Result<Record, WorkError> {
         match &self.shared.graph.step(task.index).op {
             Op::Exec(op) => self.run_command(task, op).await,
-            _ => self.make_files(task).await,
+            _ => self.unless_canceled(self.make_files(task)).await,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The mounts of a command: where each comes from on this machine, and the mount points that the image lacks.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::Shared;
 use super::agent::AgentSocket;
 use super::error::WorkError;
-use crate::digest::Digest;
+use crate::digest::{CacheKey, Digest};
 use crate::graph::{ExecOp, Mount, MountKind, Sharing};
 use crate::sandbox;
 use crate::snapshot::{FileKind, Last, TreePath, View, resolve};
@@ -35,7 +36,23 @@ pub enum Held {
 /// The trees that bind mounts read, one per mount of the op, `None` for other kinds: layer directories bottom first.
 pub type Trees = Vec<Option<Vec<PathBuf>>>;
 
-/// Makes the mounts of `op`. Blocks, also to wait for a locked cache mount.
+/// The cache directories that `op` wants for itself, as keys to lock before it starts. In one order for all steps and each
+/// once, so that no two steps wait for each other and none for itself.
+pub fn locked_caches(op: &ExecOp) -> BTreeSet<CacheKey> {
+    let names = op.mounts.iter().filter_map(|mount| match &mount.kind {
+        kind @ MountKind::Cache { sharing: Sharing::Locked, .. } => cache_name(kind).map(CacheKey),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// The name of a cache mount's directory: owner, mode and seed are part of its identity, as in BuildKit.
+fn cache_name(kind: &MountKind) -> Option<Digest> {
+    let MountKind::Cache { id, seed, uid, gid, mode, .. } = kind else { return None };
+    Some(Digest::of(format!("{id}\0{uid}:{gid}:{mode:o}\0{seed:?}").as_bytes()))
+}
+
+/// Makes the mounts of `op`, whose [`locked_caches`] the caller holds. Blocks.
 pub fn prepare(op: &ExecOp, trees: &Trees, shared: &Shared) -> Result<Mounted, WorkError> {
     let mut mounted = Mounted::default();
     if let Some(script) = &op.script {
@@ -124,20 +141,18 @@ fn cache(
     shared: &Shared,
     mounted: &mut Mounted,
 ) -> Result<sandbox::MountKind, WorkError> {
-    let MountKind::Cache { id, sharing, seed, uid, gid, mode, writable } = &mount.kind else {
+    let (MountKind::Cache { sharing, seed, uid, gid, mode, writable, .. }, Some(name)) = (&mount.kind, cache_name(&mount.kind))
+    else {
         unreachable!("only cache mounts come here")
     };
-    // owner, mode and seed are part of the identity of a cache directory, as in BuildKit
-    let name = Digest::of(format!("{id}\0{uid}:{gid}:{mode:o}\0{seed:?}").as_bytes());
     let mut directory = shared.store.cache_mount(&name)?;
     match sharing {
-        Sharing::Shared => {}
-        Sharing::Locked => mounted.held.push(Held::Lock(shared.store.lock_step(&crate::digest::CacheKey(name))?)),
+        Sharing::Shared | Sharing::Locked => {}
         Sharing::Private => {
             let mut number = 0;
             loop {
                 let name = Digest::of(format!("{name} private {number}").as_bytes());
-                if let Some(lock) = shared.store.try_lock_step(&crate::digest::CacheKey(name))? {
+                if let Some(lock) = shared.store.try_lock_step(&CacheKey(name))? {
                     mounted.held.push(Held::Lock(lock));
                     directory = shared.store.cache_mount(&name)?;
                     break;

@@ -1,8 +1,14 @@
 //! Runs the git program with an environment of our own.
 
 use std::ffi::OsStr;
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::GitAccess;
 use crate::registry::basic;
@@ -21,8 +27,75 @@ const SETTINGS: [(&str, &str); 7] = [
     ("advice.detachedHead", "false"),
 ];
 
+/// Ends the git programs of an operation when it is dropped: whoever waited for them has given up.
+#[derive(Default)]
+pub struct Leash(Programs);
+
+/// The process groups that run, one per program; `None` once they were told to end.
+#[derive(Clone)]
+pub struct Programs(Arc<Mutex<Option<Vec<Pid>>>>);
+
+impl Default for Programs {
+    fn default() -> Programs {
+        Programs(Arc::new(Mutex::new(Some(Vec::new()))))
+    }
+}
+
+impl Leash {
+    /// What [`Git::new`] is to be given.
+    pub fn programs(&self) -> Programs {
+        self.0.clone()
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        for group in self.0.lock().take().unwrap_or_default() {
+            // fails only if it has ended; nobody else can have its number, since it is listed until it is waited for
+            let _ended = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Programs {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<Pid>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts `command` in a process group of its own, unless everything was told to end.
+    fn start(&self, command: &mut Command) -> io::Result<(Child, Pid)> {
+        let mut groups = self.lock();
+        let groups = groups.as_mut().ok_or(io::ErrorKind::Interrupted)?;
+        let child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let group = Pid::from_child(&child);
+        groups.push(group);
+        Ok((child, group))
+    }
+
+    /// Runs `command` to its end.
+    fn output(&self, command: &mut Command) -> io::Result<Output> {
+        let (mut child, group) = self.start(command)?;
+        let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
+        let (stdout, stderr) = thread::scope(|scope| {
+            let errors = scope.spawn(move || read_all(err.as_mut()));
+            (read_all(out.as_mut()), errors.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        if let Some(groups) = self.lock().as_mut() {
+            groups.retain(|listed| *listed != group);
+        }
+        Ok(Output { status: child.wait()?, stdout: stdout?, stderr: stderr? })
+    }
+}
+
+fn read_all(pipe: Option<&mut impl Read>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pipe.map_or(Ok(0), |pipe| pipe.read_to_end(&mut bytes))?;
+    Ok(bytes)
+}
+
 /// The git program, ready to talk to one remote.
 pub struct Git<'a> {
+    programs: &'a Programs,
     remote: &'a str,
     access: &'a GitAccess,
     settings: Vec<(String, String)>,
@@ -32,7 +105,7 @@ pub struct Git<'a> {
 impl<'a> Git<'a> {
     /// # Errors
     /// `SourceError::BadGitRef` for a remote that the program would take for an option.
-    pub fn new(remote: &'a str, access: &'a GitAccess) -> Result<Git<'a>, SourceError> {
+    pub fn new(programs: &'a Programs, remote: &'a str, access: &'a GitAccess) -> Result<Git<'a>, SourceError> {
         if remote.is_empty() || remote.starts_with('-') {
             let reason = "its remote is no URL".to_owned();
             return Err(SourceError::BadGitRef { text: remote.to_owned(), reason });
@@ -46,7 +119,7 @@ impl<'a> Git<'a> {
         // Files of this machine are read only when the user names them, not because a submodule does.
         let local = remote.starts_with("file://") || remote.starts_with('/') || remote.starts_with('.');
         let protocols = if local { "file:git:http:https:ssh" } else { "git:http:https:ssh" };
-        Ok(Git { remote, access, settings, protocols })
+        Ok(Git { programs, remote, access, settings, protocols })
     }
 
     /// Runs one git command in `directory` and returns what it printed. `action` says what it is for, in errors.
@@ -57,7 +130,7 @@ impl<'a> Git<'a> {
         command.args(["-c", "umask 022; exec git \"$@\"", "git"]).args(arguments);
         command.current_dir(directory.unwrap_or(Path::new("/"))).stdin(Stdio::null());
         self.set_environment(&mut command);
-        let output = command.output().map_err(|error| failed(error.to_string()))?;
+        let output = self.programs.output(&mut command).map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -138,25 +211,26 @@ mod tests {
 
     #[test]
     fn secrets_go_to_the_remotes_host_only() {
+        let programs = Programs::default();
         let access = GitAccess { token: Some("t\n".into()), ..GitAccess::default() };
-        let git = Git::new("https://me@host:81/a/b.git", &access).expect("a URL");
+        let git = Git::new(&programs, "https://me@host:81/a/b.git", &access).expect("a URL");
         let setting = git.settings.last().expect("there are some");
         assert_eq!(setting.0, "http.https://host:81/.extraHeader");
         assert_eq!(setting.1, "Authorization: Basic eC1hY2Nlc3MtdG9rZW46dA==");
-        let git = Git::new("ssh://host/a", &access).expect("a URL");
+        let git = Git::new(&programs, "ssh://host/a", &access).expect("a URL");
         assert_eq!(git.settings.len(), SETTINGS.len());
     }
 
     #[test]
     fn an_option_is_no_remote() {
-        assert!(Git::new("--upload-pack=x", &GitAccess::default()).is_err());
+        assert!(Git::new(&Programs::default(), "--upload-pack=x", &GitAccess::default()).is_err());
     }
 
     #[test]
     fn files_are_read_only_when_named() {
         let access = GitAccess::default();
-        assert!(Git::new("file:///x", &access).expect("a URL").protocols.contains("file"));
-        assert!(!Git::new("https://host/x", &access).expect("a URL").protocols.contains("file"));
+        assert!(Git::new(&Programs::default(), "file:///x", &access).expect("a URL").protocols.contains("file"));
+        assert!(!Git::new(&Programs::default(), "https://host/x", &access).expect("a URL").protocols.contains("file"));
     }
 
     #[test]
