@@ -46,7 +46,7 @@ fn a_checksum_may_be_a_prefix_of_the_commit_or_its_tag() {
 #[test]
 fn a_full_commit_asks_nobody() {
     let id = "0123456789012345678901234567890123456789";
-    let commit = resolve_now(&op(id, None), &GitAccess::default()).expect("no program runs");
+    let commit = resolve_now(&Programs::default(), &op(id, None), &GitAccess::default()).expect("no program runs");
     assert_eq!(commit, Commit { id: id.into(), ref_name: None });
 }
 
