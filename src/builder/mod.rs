@@ -13,9 +13,12 @@ use crate::event::EventSink;
 use crate::graph::Network;
 use crate::reference::{ImageRef, Platform};
 use crate::store::Store;
+pub use disk::DISK_FULL;
+
 pub use crate::worker::{Secret, SecretSource, SshAgent};
 
 mod build;
+mod disk;
 pub mod images;
 pub mod import;
 mod inputs;
@@ -185,7 +188,8 @@ pub async fn build(
     events: Arc<dyn EventSink>,
     cancel: watch::Receiver<bool>,
 ) -> Result<BuildResult, BuildError> {
-    build::build(store, request, events, cancel).await
+    let built = build::build(store.clone(), request, events, cancel).await;
+    built.map_err(|error| disk::with_store(error, store.root()))
 }
 
 /// What the build checks find in all stages, or in those that `--target` needs, without running anything; the base images'

@@ -2,12 +2,13 @@
 
 use std::error::Error;
 
-use super::{BuildError, ErrorKind};
+use super::{BuildError, ErrorKind, disk};
 use crate::diagnostic::{Diagnostic, Source, Span, causes};
 use crate::export::ExportError;
 use crate::graph::{Op, Origin, Step};
 use crate::plan::Wanted;
 use crate::registry::RegistryError;
+use crate::sandbox::SandboxError;
 use crate::source::SourceError;
 use crate::source::context::ContextError;
 use crate::store::StoreError;
@@ -29,6 +30,7 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
         WorkError::Snapshot(_) => (ErrorKind::Usage, "path-failed"),
         WorkError::Canceled => (ErrorKind::Interrupted, "canceled"),
         WorkError::LayerGone(_)
+        | WorkError::DiskFilled { .. }
         | WorkError::Sandbox(_)
         | WorkError::Layer(_)
         | WorkError::Store(_)
@@ -36,6 +38,7 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
     };
     let diagnostic = match error {
         WorkError::Command { how, tail, hint } => command_diagnostic(code, how, tail, hint.as_deref(), origin),
+        WorkError::DiskFilled { how, tail } => command_diagnostic(code, how, tail, None, origin),
         WorkError::Copy(error) => copy_diagnostic(error, origin),
         WorkError::Identity(error) => user_diagnostic(code, error, origin),
         WorkError::Mount { target, .. } => match mount_number(step, target) {
@@ -228,25 +231,25 @@ fn mount_number(step: Option<&Step>, target: &str) -> Option<usize> {
     op.mounts.iter().position(|mount| mount.target == target)
 }
 
-/// A full disk is the machine's fault, whatever was being done.
-fn finish(kind: ErrorKind, diagnostic: Diagnostic, error: &(dyn Error + 'static)) -> BuildError {
-    if !no_space(error) {
-        return BuildError { kind, diagnostics: vec![diagnostic] };
+/// What depends on the cause alone: a full disk is the machine's fault whatever was being done, and so is a damaged store.
+fn finish(kind: ErrorKind, mut diagnostic: Diagnostic, error: &(dyn Error + 'static)) -> BuildError {
+    if let Some(WorkError::Sandbox(SandboxError::NotAllowed | SandboxError::Start { .. })) = error.downcast_ref() {
+        diagnostic = diagnostic.help("run croze as root; in a container, as one that may make namespaces (`--privileged`)");
     }
-    let diagnostic = diagnostic.help("free space there, or name a store on another file system with `--root DIR`");
-    BuildError { kind: ErrorKind::Environment, diagnostics: vec![diagnostic] }
-}
-
-/// Whether a full disk is behind it.
-fn no_space(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+    let source = match error.downcast_ref() {
+        Some(WorkError::Source(source)) => Some(source),
+        _ => error.downcast_ref::<SourceError>(),
+    };
+    let on_this_machine = match source {
+        Some(SourceError::Incomplete { .. } | SourceError::Store(StoreError::DamagedName { .. })) => {
+            diagnostic = diagnostic.help("import or build that image again; one from a registry is fetched when it answers");
+            true
         }
-        cause = error.source();
-    }
-    false
+        Some(SourceError::Store(_) | SourceError::Io { .. }) => true,
+        _ => false,
+    };
+    let kind = if on_this_machine { ErrorKind::Environment } else { kind };
+    disk::explained(BuildError { kind, diagnostics: vec![diagnostic] }, error)
 }
 
 fn first_line(source: &Source, span: Span) -> Span {

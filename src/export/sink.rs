@@ -2,7 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
 
 use super::{Destination, ExportError};
 
@@ -64,10 +67,18 @@ fn filled(
     })
 }
 
-/// A file beside its future place; deleted when dropped unpublished.
+/// A file beside its future place. It has no name before it is published, so that nothing stays of it, however the process
+/// ends; where the file system knows no such files it has one, and is deleted when dropped unpublished.
 pub(super) struct Draft {
     pub(super) file: File,
     path: PathBuf,
+    name: Name,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Given,
+    None,
 }
 
 impl Draft {
@@ -80,19 +91,34 @@ impl Draft {
         // one process writes a destination at a time, and a name that can be found again leaves no pile after crashes
         name.push(format!(".{}.part", std::process::id()));
         let path = parent.join(name);
-        let file = File::create(&path).map_err(ExportError::io("create", &path))?;
-        Ok(Draft { file, path })
+        match openat(CWD, parent, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o666)) {
+            Ok(file) => Ok(Draft { file: file.into(), path, name: Name::None }),
+            Err(_) => {
+                let file = File::create(&path).map_err(ExportError::io("create", &path))?;
+                Ok(Draft { file, path, name: Name::Given })
+            }
+        }
     }
 
-    pub(super) fn publish(self, place: &Path) -> Result<(), ExportError> {
+    pub(super) fn publish(mut self, place: &Path) -> Result<(), ExportError> {
+        if self.name == Name::None {
+            self.name = Name::Given;
+            let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            // one that a killed process of this number has left
+            drop(fs::remove_file(&self.path));
+            let linked = linkat(CWD, unnamed, CWD, &self.path, AtFlags::SYMLINK_FOLLOW).map_err(std::io::Error::from);
+            linked.map_err(ExportError::io("create", &self.path))?;
+        }
         fs::rename(&self.path, place).map_err(ExportError::io("create", place))
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // gone after `publish`; a draft that cannot be deleted is in a directory that is failing anyway
-        drop(fs::remove_file(&self.path));
+        if self.name == Name::Given {
+            // gone after `publish`; a draft that cannot be deleted is in a directory that is failing anyway
+            drop(fs::remove_file(&self.path));
+        }
     }
 }
 

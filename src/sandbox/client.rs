@@ -8,12 +8,14 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::thread::CapabilitySet;
 
 use super::LAUNCHER_NAME;
 use super::error::SandboxError;
@@ -26,15 +28,20 @@ use super::wire::{self, Report, Request};
 #[derive(Debug)]
 pub struct Launcher {
     socket: OwnedFd,
-    process: Child,
+    process: Mutex<Child>,
+    id: u32,
 }
 
 impl Launcher {
     /// Starts a launcher from the current program, which must call [`super::is_launcher`] first thing.
     ///
     /// # Errors
-    /// `SandboxError::Start` says what could not be done.
+    /// `SandboxError::NotAllowed`; `SandboxError::Start` says what could not be done.
     pub fn start() -> Result<Launcher, SandboxError> {
+        // the kernel would say "not permitted", at the first of many calls
+        if !rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN)) {
+            return Err(SandboxError::NotAllowed);
+        }
         Launcher::start_with(Path::new("/proc/self/exe"))
     }
 
@@ -54,7 +61,7 @@ impl Launcher {
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed("start the sandbox launcher"))?;
-        Ok(Launcher { socket: ours, process })
+        Ok(Launcher { socket: ours, id: process.id(), process: Mutex::new(process) })
     }
 
     /// Starts a step and returns at once; failures of its set-up come out of [`Running::wait`]. May be called from any thread.
@@ -70,14 +77,25 @@ impl Launcher {
         let request = Request { plan, control: control_theirs, stdout: stdout_theirs, stderr: stderr_theirs };
         match request.send(&self.socket) {
             Ok(()) => Ok(Running { stdout, stderr, control, exit: None }),
-            Err(Errno::PIPE | Errno::CONNRESET) => Err(SandboxError::LauncherGone),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(self.why_gone()),
             Err(errno) => Err(failed("send a step's plan")(errno)),
+        }
+    }
+
+    /// Why a step ended with [`SandboxError::LauncherGone`]: the launcher's own reason if it had one. Waits for its end.
+    pub fn why_gone(&self) -> SandboxError {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        match process.wait().map(|status| status.code()) {
+            Ok(Some(errno)) if errno != 0 => {
+                SandboxError::Start { action: "set up the sandbox launcher", source: io::Error::from_raw_os_error(errno) }
+            }
+            _ => SandboxError::LauncherGone,
         }
     }
 
     /// The launcher's process id, for messages and tests.
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.id
     }
 }
 
@@ -85,7 +103,7 @@ impl Drop for Launcher {
     fn drop(&mut self) {
         // Either call fails only when the launcher is gone, which is what they are for.
         let _ = shutdown(&self.socket, Shutdown::Both);
-        let _ = self.process.wait();
+        let _ = self.process.get_mut().unwrap_or_else(PoisonError::into_inner).wait();
     }
 }
 

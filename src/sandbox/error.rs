@@ -5,6 +5,9 @@ use std::io;
 /// Why a sandbox did not come to run its command, or how it was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
+    /// This process may not make namespaces and mounts.
+    #[error("no sandbox can be made here: the capability CAP_SYS_ADMIN is missing")]
+    NotAllowed,
     /// The launcher could not be started.
     #[error("cannot {action}")]
     Start {

@@ -36,11 +36,8 @@ pub fn is_launcher() -> bool {
 pub fn launcher_main() -> ExitCode {
     match Launcher::set_up().and_then(Launcher::serve) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(errno) => {
-            // The builder only sees that its launcher ended, so the reason has to go to its standard error.
-            eprintln!("{LAUNCHER_NAME}: {}", io::Error::from(errno));
-            ExitCode::FAILURE
-        }
+        // The builder reads it as the reason, see `Launcher::why_gone`.
+        Err(errno) => ExitCode::from(u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX)),
     }
 }
 

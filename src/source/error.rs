@@ -20,6 +20,16 @@ pub enum SourceError {
     /// A base layer that does not unpack.
     #[error(transparent)]
     Layer(#[from] LayerError),
+    /// An image of the store that lacks a part, and its registry does not help.
+    #[error("image `{image}` in the store is not whole: {lacks}")]
+    Incomplete {
+        /// As people write it.
+        image: String,
+        /// The part and what became of it, in words.
+        lacks: String,
+        /// Why the registry did not help.
+        source: Box<RegistryError>,
+    },
     /// An image whose documents contradict each other.
     #[error("image `{name}` cannot be used: {reason}")]
     BadImage {

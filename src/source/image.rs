@@ -95,12 +95,17 @@ pub async fn resolve(
     now_secs: i64,
 ) -> Result<ResolvedImage, SourceError> {
     let lookup = Lookup { store, client, image_ref, platform };
-    if let Some((root, answered_by)) = lookup.known_root(policy).await?
-        && let Some(image) = lookup.stored_image(&root, answered_by).await?
-    {
-        return Ok(image);
+    let mut incomplete = None;
+    if let Some((root, answered_by)) = lookup.known_root(policy).await? {
+        match lookup.stored_image(&root, answered_by).await {
+            Ok(Some(image)) => return Ok(image),
+            Ok(None) => {}
+            // the registry may have another image of that name by now
+            Err(error @ SourceError::Incomplete { .. }) => incomplete = Some(error),
+            Err(error) => return Err(error),
+        }
     }
-    let fetched = client.manifest(image_ref).await?;
+    let fetched = client.manifest(image_ref).await.map_err(|error| incomplete.unwrap_or_else(|| error.into()))?;
     let (store_too, bytes) = (store.clone(), fetched.bytes);
     let (digest, size_bytes) = (fetched.digest, bytes.len() as u64);
     task::blocking(move || store_too.write_blob(&bytes)).await?;
@@ -131,7 +136,18 @@ pub async fn ensure_layers(
     for layer in &image.layers {
         if distinct.insert(layer.diff_id, None).is_none() {
             let (store, client) = (store.clone(), client.clone());
-            tasks.spawn(ensure_layer(store, client, layer.clone(), image_ref.cloned()));
+            let in_store = matches!(image.answered_by, AnsweredBy::Store { .. });
+            let ensured = ensure_layer(store, client, layer.clone(), image_ref.cloned());
+            let (image_ref, diff_id) = (image_ref.cloned(), layer.diff_id);
+            tasks.spawn(async move {
+                ensured.await.map_err(|error| match (error, image_ref) {
+                    (SourceError::Registry(source), Some(image_ref)) if in_store => {
+                        let lacks = format!("layer {diff_id} is not in the store");
+                        SourceError::Incomplete { image: image_ref.to_string(), lacks, source }
+                    }
+                    (error, _) => error,
+                })
+            });
         }
     }
     // The first failure drops the set, which stops the other downloads.
@@ -248,8 +264,7 @@ impl Lookup<'_> {
         Ok(Some((root(record.manifest, record.media_type, record.size_bytes), answered_by)))
     }
 
-    /// The image below a root that the store has; `None` if it has none for the platform, or its documents are damaged and
-    /// not to be had elsewhere.
+    /// The image below a root that the store has; `None` if it has none for the platform.
     async fn stored_image(&self, root: &Descriptor, answered_by: AnsweredBy) -> Result<Option<ResolvedImage>, SourceError> {
         match self.follow(root, answered_by).await {
             Ok(image) => {
@@ -258,7 +273,6 @@ impl Lookup<'_> {
                 Ok(fits.then_some(image))
             }
             Err(SourceError::Registry(error)) if matches!(*error, RegistryError::NoPlatform { .. }) => Ok(None),
-            Err(SourceError::Store(StoreError::Damaged { .. })) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -293,7 +307,7 @@ impl Lookup<'_> {
             Stored::Bytes(bytes) => Ok(bytes),
             Stored::Lost(lost) => match self.client.manifest_by_digest(self.image_ref, &descriptor.digest).await {
                 Ok(fetched) => self.keep(fetched.bytes).await,
-                Err(error) => Err(lost.or(error)),
+                Err(error) => Err(self.incomplete(&lost, error)),
             },
         }
     }
@@ -303,7 +317,7 @@ impl Lookup<'_> {
             Stored::Bytes(bytes) => Ok(bytes),
             Stored::Lost(lost) => match self.client.document(self.image_ref, descriptor).await {
                 Ok(bytes) => self.keep(bytes).await,
-                Err(error) => Err(lost.or(error)),
+                Err(error) => Err(self.incomplete(&lost, error)),
             },
         }
     }
@@ -312,10 +326,13 @@ impl Lookup<'_> {
         let store = self.store.clone();
         match task::blocking(move || store.read_blob(&digest)).await {
             Ok(bytes) => Ok(Stored::Bytes(bytes)),
-            Err(StoreError::Missing { .. }) => Ok(Stored::Lost(Lost::Absent)),
-            Err(error @ StoreError::Damaged { .. }) => Ok(Stored::Lost(Lost::Damaged(error))),
+            Err(lost @ (StoreError::Missing { .. } | StoreError::Damaged { .. })) => Ok(Stored::Lost(lost)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn incomplete(&self, lost: &StoreError, error: RegistryError) -> SourceError {
+        SourceError::Incomplete { image: self.image_ref.to_string(), lacks: lost.to_string(), source: Box::new(error) }
     }
 
     async fn keep(&self, bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {
@@ -327,23 +344,8 @@ impl Lookup<'_> {
 /// A document of the store.
 enum Stored {
     Bytes(Vec<u8>),
-    /// Not there, but the registry may have it.
-    Lost(Lost),
-}
-
-enum Lost {
-    Absent,
-    Damaged(StoreError),
-}
-
-impl Lost {
-    /// What to say when the registry did not help: the damage, if that is why it was asked.
-    fn or(self, error: RegistryError) -> SourceError {
-        match self {
-            Lost::Absent => error.into(),
-            Lost::Damaged(damage) => damage.into(),
-        }
-    }
+    /// Not there or damaged, but the registry may have it.
+    Lost(StoreError),
 }
 
 /// Unpacks one layer without looking at those below it; `None` when it cannot be understood alone, and then its blob is in

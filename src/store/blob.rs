@@ -133,7 +133,7 @@ mod tests {
         let digest = store.write_blob(b"abc").expect("written");
         fs::write(store.blob_path(&digest), b"abd").expect("damaged");
         let error = store.read_blob(&digest).expect_err("damaged");
-        assert!(error.to_string().contains(&digest.to_string()) && error.to_string().contains("build again"), "{error}");
+        assert!(error.to_string().contains(&digest.to_string()) && error.to_string().contains("put aside"), "{error}");
         assert!(matches!(store.read_blob(&digest), Err(StoreError::Missing { .. })));
     }
 

@@ -264,6 +264,9 @@ impl Db {
     }
 
     fn failed(&self, error: &rusqlite::Error) -> StoreError {
+        if is_full(error) {
+            return StoreError::io("write", &self.path)(io::ErrorKind::StorageFull.into());
+        }
         StoreError::Index { path: self.path.clone(), reason: error.to_string() }
     }
 }
@@ -308,6 +311,12 @@ fn is_damage(error: &rusqlite::Error) -> bool {
         Some(_) => false,
         None => matches!(error, rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..)),
     }
+}
+
+/// Whether a full disk is the reason. The shared memory beside the log is a file too, and grows.
+fn is_full(error: &rusqlite::Error) -> bool {
+    let shared_memory = |error: &rusqlite::ffi::Error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull) || error.sqlite_error().is_some_and(shared_memory)
 }
 
 fn remove_with_logs(path: &Path) -> Result<(), StoreError> {

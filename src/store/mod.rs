@@ -62,12 +62,20 @@ pub enum StoreError {
         found: Digest,
     },
     /// A stored blob was damaged; it has been put aside.
-    #[error("blob {digest} was damaged (its bytes are {found}) and has been put aside; build again to fetch or make it anew")]
+    #[error("blob {digest} was damaged (its bytes are {found}) and has been put aside")]
     Damaged {
         /// Its name.
         digest: Digest,
         /// What it held.
         found: Digest,
+    },
+    /// The file of a name was damaged; it has been put aside.
+    #[error("the name `{name}` of the store was damaged (`{path}`) and has been put aside")]
+    DamagedName {
+        /// The name, short form.
+        name: String,
+        /// Its file.
+        path: PathBuf,
     },
     /// Nothing under that digest.
     #[error("blob {digest} is not in the store")]

@@ -46,10 +46,20 @@ struct NameFile {
 }
 
 impl Store {
-    /// What `image_ref` stands for, by its tag; by its digest if it has no tag. A damaged file counts as no name.
+    /// What `image_ref` stands for, by its tag; by its digest if it has no tag.
+    ///
+    /// # Errors
+    /// `DamagedName`, once: the file is put aside then, and there is no such name any more.
     pub fn name(&self, image_ref: &ImageRef) -> Result<Option<NameRecord>, StoreError> {
-        let bytes = read_if_there(&self.name_path(image_ref))?;
-        Ok(bytes.and_then(|bytes| parse(&bytes)).map(|(_, record)| record))
+        let path = self.name_path(image_ref);
+        let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+        match parse(&bytes) {
+            Some((_, record)) => Ok(Some(record)),
+            None => {
+                self.trash(&path)?;
+                Err(StoreError::DamagedName { name: image_ref.to_string(), path })
+            }
+        }
     }
 
     /// Sets what `image_ref` stands for.
@@ -187,12 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_name_is_no_name() {
+    fn a_damaged_name_is_reported_once_and_then_no_name() {
         let space = tempfile::tempdir().expect("space");
         let store = Store::open(space.path()).expect("store");
         store.set_name(&image_ref("a:1"), &record("x")).expect("set");
         fs::write(store.name_path(&image_ref("a:1")), "{").expect("damaged");
-        assert_eq!(store.name(&image_ref("a:1")).expect("asked"), None);
         assert!(store.names().expect("listed").is_empty());
+        let error = store.name(&image_ref("a:1")).expect_err("damaged");
+        assert!(matches!(error, StoreError::DamagedName { name, .. } if name == "a:1"));
+        assert_eq!(store.name(&image_ref("a:1")).expect("asked"), None);
     }
 }

@@ -95,6 +95,20 @@ impl Store {
         }
     }
 
+    /// Bytes that may still be written to the store's file system; none if it has no files left to give.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        let stat = rustix::fs::statvfs(self.root()).map_err(io::Error::from).map_err(StoreError::io("inspect", self.root()))?;
+        // some file systems count no files
+        let out_of_files = stat.f_files > 0 && stat.f_favail == 0;
+        Ok(if out_of_files { 0 } else { stat.f_bavail.saturating_mul(stat.f_frsize) })
+    }
+
+    /// Whether this process has made temporary files here: only then may it have dropped something, and only then does it
+    /// write at all.
+    pub fn has_written(&self) -> bool {
+        self.inner.scratch.get().is_some()
+    }
+
     pub(super) fn temp_file(&self) -> Result<TempFile, StoreError> {
         let path = self.scratch()?.join(fresh_name());
         let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
@@ -144,9 +158,13 @@ pub(super) fn fresh_name() -> String {
     format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
-/// Moves what dead processes left in `tmp/` to the trash.
+/// Moves what dead processes left in `tmp/` to the trash, and deletes the locks of steps that they ran.
 fn sweep(root: &Path) -> Result<(), StoreError> {
-    let tmp = root.join("tmp");
+    let (tmp, locks) = (root.join("tmp"), root.join("locks"));
+    for (name, _) in list(&locks)? {
+        // deleted when it is dropped; who wants it at this very moment waits for that
+        drop(lock::try_lock_existing(&locks.join(name))?);
+    }
     for (name, kind) in list(&tmp)? {
         let path = tmp.join(&name);
         if kind.is_dir() {

@@ -24,6 +24,14 @@ pub enum WorkError {
         /// What may help, such as a missing shell.
         hint: Option<String>,
     },
+    /// The command ended badly, and there was no space left for its files.
+    #[error("{how}")]
+    DiskFilled {
+        /// In words, as for [`WorkError::Command`].
+        how: String,
+        /// Last lines that it printed.
+        tail: Vec<String>,
+    },
     /// A file operation of a step.
     #[error(transparent)]
     Copy(#[from] CopyError),

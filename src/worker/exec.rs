@@ -21,7 +21,7 @@ use crate::digest::{Digest, Hasher};
 use crate::event::{Event, StepNumber, Stream};
 use crate::graph::{ExecOp, Network, Security};
 use crate::layer;
-use crate::sandbox::{self, Exit, Launcher, Plan, Running};
+use crate::sandbox::{self, Exit, Launcher, Plan, Running, SandboxError};
 use crate::snapshot::builder::{Attributes, LayerBuilder};
 use crate::snapshot::xattr::Family;
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve, upper};
@@ -60,10 +60,16 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
     let mut output = Output { shared, number: surroundings.number, tail: Tail::default() };
     let ended = surroundings.launcher.spawn(&plan).map_err(WorkError::from);
     let ended = ended.and_then(|mut running| attend(&mut running, &mut output, surroundings.canceling));
-    let exit = ended.map_err(|error| explained(error, op, &view))?;
+    let exit = ended.map_err(|error| match error {
+        WorkError::Sandbox(SandboxError::LauncherGone) => surroundings.launcher.why_gone().into(),
+        error => explained(error, op, &view),
+    })?;
     drop(held);
     if exit != Exit::Code(0) {
-        return Err(failure(op, exit, output.tail, &view));
+        return Err(match failure(op, exit, output.tail, &view) {
+            WorkError::Command { how, tail, .. } if ran_out_of_space(&tail, shared)? => WorkError::DiskFilled { how, tail },
+            failure => failure,
+        });
     }
     let upper_dir = temp.path.join("upper");
     let changes = upper::keep_changes(&upper_dir, &view, Family::Trusted)?;
@@ -299,6 +305,16 @@ impl Tail {
             self.lines.pop_front();
         }
     }
+}
+
+/// A store with less space than this counts as full: what a command writes comes in pieces of up to some megabytes.
+const FULL_BYTES: u64 = 16 << 20;
+
+/// Whether a command that printed `tail` failed because the store's disk is full, and not one of its own.
+fn ran_out_of_space(tail: &[String], shared: &Shared) -> Result<bool, WorkError> {
+    let said = ["No space left on device", "Disk quota exceeded"];
+    let complains = tail.iter().any(|line| said.iter().any(|words| line.contains(words)));
+    Ok(complains && shared.store.free_bytes()? < FULL_BYTES)
 }
 
 /// A command that could not be started has failed as one that ran and did not succeed.
