@@ -1,6 +1,6 @@
 //! What is told to people about their input: where, what, and what to try.
 //!
-//! Owns: source texts, spans, the [`Diagnostic`] value, the words for an error's [`causes`] and (in [`render`]) the one place
+//! Owns: source texts, spans, the [`Diagnostic`] value, the words for an error's [`causes()`] and (in [`render`]) the one place
 //! that draws a diagnostic.
 //! Elsewhere: who finds the problems (`dockerfile`, `plan`, run-time failures in `schedule`), who prints them (`cli`).
 
