@@ -325,10 +325,15 @@ impl Reporter {
         step
     }
 
+    /// A line about a step.
+    pub fn note(&self, step: StepNumber, text: String) {
+        self.events.event(Event::Note { step, text });
+    }
+
     /// A step that the builder ran itself has ended.
     pub fn done(&self, step: StepNumber, note: Option<String>) {
         if let Some(text) = note {
-            self.events.event(Event::Note { step, text });
+            self.note(step, text);
         }
         let started = self.started.lock().expect("no holder of this lock panics").remove(&step);
         self.events.event(Event::Done { step, elapsed: started.map(|started| started.elapsed()).unwrap_or_default() });

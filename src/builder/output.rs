@@ -75,6 +75,10 @@ pub async fn export(
         stdout = back;
         match result {
             Ok(exported) => {
+                if let Some(image) = &exported.image {
+                    reporter.note(step, format!("exporting manifest {}", image.descriptor.digest));
+                    reporter.note(step, format!("exporting config {}", image.config_digest));
+                }
                 reporter.done(step, None);
                 first = first.or(exported.image);
                 written.extend(Some(exported.written).filter(|written| !written.is_empty()));
