@@ -25,8 +25,14 @@ CMD [\"cat\", \"/done\"]
 ";
 
 /// Flags that make the image's digest the same everywhere.
-const REPRODUCIBLE: [&str; 6] =
-    ["--build-arg", "SOURCE_DATE_EPOCH=1700000000", "-o", "type=oci,dest=image.tar,rewrite-timestamp=true", "--metadata-file", "meta.json"];
+const REPRODUCIBLE: [&str; 6] = [
+    "--build-arg",
+    "SOURCE_DATE_EPOCH=1700000000",
+    "-o",
+    "type=oci,dest=image.tar,rewrite-timestamp=true",
+    "--metadata-file",
+    "meta.json",
+];
 
 fn space() -> Space {
     let space = Space::with_busybox();
@@ -111,7 +117,9 @@ fn twenty_builds_of_different_contexts_share_a_store() {
 fn builds_of_the_same_steps_run_each_step_once() {
     let space = Space::with_busybox();
     // the cache mount counts how often the command ran
-    space.dockerfile("FROM busybox\nRUN --mount=type=cache,target=/count echo ran >> /count/runs && sleep 0.2 && cp /count/runs /runs\n");
+    space.dockerfile(
+        "FROM busybox\nRUN --mount=type=cache,target=/count echo ran >> /count/runs && sleep 0.2 && cp /count/runs /runs\n",
+    );
     let mut children: Vec<Child> = (0..8).map(|number| start(&space, &["-t", &format!("same:{number}")])).collect();
     for child in &mut children {
         assert!(child.wait().expect("croze ends").success());
