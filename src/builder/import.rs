@@ -3,20 +3,31 @@
 use std::io::{self, Read};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{BuildError, ErrorKind, report};
+use super::{BuildError, ErrorKind, disk, report};
 use crate::diagnostic::Diagnostic;
 use crate::image::{self, AssembledLayer, Descriptor, DraftHistory, ImageConfig, ImageDraft, media_type};
 use crate::layer::{self, Compression, LayerError, archive::Packing};
 use crate::reference::{ImageRef, Platform};
 use crate::store::{LayerRecord, NameOrigin, NameRecord, Store, StoreError};
 
-/// Unpacks `rootfs` (plain or compressed; `called` is its name for people), names the image and gives its record.
+/// Unpacks `rootfs` (its name for people, its bytes, plain or compressed), names the image and gives its record.
 ///
 /// The image has no times of its own: importing the same tree again gives the same digest, and steps on top stay cached.
 ///
 /// # Errors
 /// `Usage` for what is no tar; `Environment` if the store fails.
 pub fn import(
+    store: &Store,
+    rootfs: (&str, &mut (dyn Read + Send)),
+    image_ref: &ImageRef,
+    platform: &Platform,
+    now: SystemTime,
+) -> Result<NameRecord, BuildError> {
+    super::require_root(store)?;
+    import_image(store, rootfs, image_ref, platform, now).map_err(|error| disk::with_store(error, store.root()))
+}
+
+fn import_image(
     store: &Store,
     (called, rootfs): (&str, &mut (dyn Read + Send)),
     image_ref: &ImageRef,

@@ -1,7 +1,7 @@
 //! `BuildRequest` → `BuildResult`: the one place where the rooms are wired together.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -188,6 +188,7 @@ pub async fn build(
     events: Arc<dyn EventSink>,
     cancel: watch::Receiver<bool>,
 ) -> Result<BuildResult, BuildError> {
+    require_root(&store)?;
     let built = build::build(store.clone(), request, events, cancel).await;
     built.map_err(|error| disk::with_store(error, store.root()))
 }
@@ -204,4 +205,22 @@ pub async fn check(
     cancel: watch::Receiver<bool>,
 ) -> Result<Vec<Diagnostic>, BuildError> {
     build::check(store, request, events, cancel).await
+}
+
+/// Opens the store at `root`.
+///
+/// # Errors
+/// `Environment`: it cannot be made, or is not for this user or program.
+pub fn open_store(root: &Path) -> Result<Store, BuildError> {
+    Store::open(root).map_err(|error| disk::with_store(report::store_error(&error), root))
+}
+
+/// Layers hold files of many owners, and only root gives files away.
+fn require_root(store: &Store) -> Result<(), BuildError> {
+    if store.owner() == 0 {
+        return Ok(());
+    }
+    let message = format!("user {} cannot make layers: their files belong to many users, which takes root", store.owner());
+    let diagnostic = Diagnostic::error_without_place("not-root", message).help("run croze as root, for example by `sudo`");
+    Err(BuildError { kind: ErrorKind::Environment, diagnostics: vec![diagnostic] })
 }

@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::builder::{self, BuildError, BuildResult};
+use crate::builder::{self, BuildError, BuildResult, DISK_FULL};
 use crate::cli::args::BuildArgs;
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
@@ -40,7 +40,10 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let store = open_store(root.as_deref(), environment)?;
     let console = Arc::new(Console::new(order.progress, environment.color));
     let Order { request, .. } = order;
-    match drive(&console, |canceled| builder::build(store, request, console.clone(), canceled))? {
+    let began = Instant::now();
+    let (result, signal) = drive(&console, |canceled| builder::build(store.clone(), request, console.clone(), canceled))?;
+    tidy(&store, began, &result);
+    match (result, signal) {
         (Ok(result), _) => {
             console.finish_built(&result_lines(&result));
             files.write(&result, now)?;
@@ -84,7 +87,30 @@ pub fn open_store(flag: Option<&Path>, environment: &Environment) -> Result<Stor
         let message = "no directory for the store: neither `HOME` nor `XDG_DATA_HOME` is set";
         Failure::usage(Diagnostic::error_without_place("no-store", message).help("pass `--root DIR` or set `CROZE_ROOT`"))
     })?;
-    Store::open(&root).map_err(|error| Failure::environment("store", &error))
+    builder::open_store(&root).map_err(|error| Failure::build(error, None))
+}
+
+/// The share of a command's time that goes into deleting what earlier ones have dropped, and the least time.
+const TIDYING_SHARE: u32 = 20;
+const TIDYING_TIME: Duration = Duration::from_millis(5);
+
+/// Deletes what this and earlier commands have dropped, as long as it does not matter beside the time that passed since
+/// `began`; after a full disk, all of it. A command that wrote nothing deletes nothing.
+pub fn tidy<T>(store: &Store, began: Instant, result: &Result<T, BuildError>) {
+    const FILES_AT_ONCE: usize = 64;
+    if !store.has_written() {
+        return;
+    }
+    let is_full = |error: &BuildError| error.diagnostics.iter().any(|diagnostic| diagnostic.code == DISK_FULL);
+    let thorough = result.as_ref().is_err_and(is_full);
+    let deadline = Instant::now() + (began.elapsed() / TIDYING_SHARE).max(TIDYING_TIME);
+    while thorough || Instant::now() < deadline {
+        match store.empty_trash(FILES_AT_ONCE) {
+            Ok(false) => {}
+            // what cannot be deleted now may be next time, and fails nobody's build
+            Ok(true) | Err(_) => break,
+        }
+    }
 }
 
 /// Prints a line on stdout; `Err` where nobody can read it.

@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::builder::images::{self, ImageFacts};
 use crate::builder::import;
 use crate::cli::args::{ImagesArgs, ImportArgs, InspectArgs};
-use crate::cli::build::{open_store, print_result};
+use crate::cli::build::{open_store, print_result, tidy};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::say;
@@ -34,7 +34,9 @@ pub fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failur
         Box::new(File::open(&args.rootfs).map_err(|error| Failure::file("open", &args.rootfs, &error))?)
     };
     let store = open_store(args.store.root.as_deref(), environment)?;
+    let began = Instant::now();
     let imported = import::import(&store, (&called, &mut rootfs), &name, &platform, SystemTime::now());
+    tidy(&store, began, &imported);
     imported.map_err(|error| Failure::build(error, None))?;
     let image = images::inspect(&store, &name).map_err(|error| Failure::build(error, None))?;
     print_result(&format!("{} {}", image.name, image.config_digest))

@@ -12,6 +12,7 @@ use std::panic;
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::diagnostic::Diagnostic;
 
@@ -33,6 +34,7 @@ use failure::Failure;
 /// Runs the program: reads the arguments, does what they say, returns the exit code of STYLE.md's table.
 pub fn main() -> ExitCode {
     install_panic_message();
+    raise_descriptor_limit();
     ExitCode::from(run(std::env::args_os(), &Environment::of_process()))
 }
 
@@ -63,6 +65,14 @@ fn print_clap_message(error: &clap::Error) -> u8 {
         (Ok(()), Ok(code)) => code,
         _ => Failure::usage(Diagnostic::error_without_place("usage", "the arguments cannot be read")).exit_code(),
     }
+}
+
+/// Raises the soft limit of open files to the hard one: layers, pipes of steps and connections take more than the usual
+/// 1,024. Steps have limits of their own.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // lower limits are enough for most builds, and those that need more say so
+    let _kept = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Replaces the standard panic text by one that a user can act on, and makes every panic end the process with code 70,

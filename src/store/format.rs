@@ -50,6 +50,11 @@ pub(super) fn open_or_create(root: &Path) -> Result<Flavour, StoreError> {
             create(root)?;
             check(root, &File::open(&path).map_err(StoreError::io("open", &path))?)
         }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let me = rustix::process::geteuid().as_raw();
+            let reason = format!("it is closed to user {me}; choose another directory");
+            Err(StoreError::Unusable { path: root.to_owned(), reason })
+        }
         Err(error) => Err(StoreError::io("open", &path)(error)),
     }
 }
