@@ -1,13 +1,16 @@
 //! Compares croze with other builders on this machine, in one interleaved run.
 //!
 //! ```text
-//! cargo bench --bench peers                 all workloads
-//! cargo bench --bench peers -- hello tree   those whose name contains a word
-//! PEERS_ROUNDS=5                            rounds (20)
-//! BUILDX_BUILDER=NAME                       measures `docker buildx build --builder NAME` as well
-//! BUILDKIT_HOST=ADDRESS                     measures `buildctl` as well
+//! cargo bench --bench peers                     all workloads
+//! cargo bench --bench peers -- hello tree       those whose name contains a word
+//! PEERS_CROZE=target/…/release/croze            measures this program, such as the static one
+//! PEERS_ROUNDS=5                                rounds (20)
+//! PEERS=buildah,buildx                          these peers only
+//! BUILDX_BUILDER=NAME                           measures `docker buildx build --builder NAME` (or `docker-buildx`) as well
+//! BUILDKIT_HOST=ADDRESS                         measures `buildctl` as well
 //! ```
 //!
+//! Stores and contexts lie below cargo's target directory: choose one (`--target-dir`) on a file system with a journal.
 //! Every builder takes the base image from one `docker-registry` on loopback in a warm-up run, so that all rounds are "base
 //! there". In a round each builder runs each workload once, one after the other: what disturbs the machine disturbs
 //! all. Times are wall clock from start to exit, as min / median / max in milliseconds, with the ratio of medians to
@@ -34,7 +37,9 @@ fn main() {
         .into_iter()
         .filter(|workload| words.is_empty() || words.iter().any(|word| workload.name.contains(word.as_str())))
         .collect();
-    let peers: Vec<Peer> = peers(&space).into_iter().filter(|peer| peer.answers(&workloads)).collect();
+    let peers: Vec<Peer> =
+        peers(&space).into_iter().filter(|peer| peer.is_wanted()).filter(|peer| peer.answers(&workloads)).collect();
+    assert!(peers.first().is_some_and(|peer| peer.name == OWN_NAME), "ratios need croze itself");
     let times = measure(&peers, &workloads, rounds);
     report(&space, &peers, &workloads, &times, rounds);
 }
@@ -65,7 +70,16 @@ struct Peer {
 /// `None` where the builder has no such workload.
 type CommandLine = Box<dyn Fn(&Workload) -> Option<String>>;
 
+/// What this program is called among them.
+const OWN_NAME: &str = "croze";
+
 impl Peer {
+    /// Whether `PEERS` names it; everything without `PEERS`.
+    fn is_wanted(&self) -> bool {
+        let named = std::env::var("PEERS").map(|names| names.split(',').any(|name| name == self.name));
+        self.name == OWN_NAME || named.unwrap_or(true)
+    }
+
     /// Runs every workload once, so that the base is there and the caches are full. Says why the builder is left out.
     fn answers(&self, workloads: &[Workload]) -> bool {
         workloads.iter().all(|workload| {
@@ -85,9 +99,10 @@ impl Peer {
 }
 
 fn peers(space: &Space) -> Vec<Peer> {
-    let croze = format!("{} build --root={} --progress=quiet", env!("CARGO_BIN_EXE_croze"), space.text_path("store"));
+    let program = std::env::var("PEERS_CROZE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_croze").to_owned());
+    let croze = format!("{program} build --root={} --progress=quiet", space.text_path("store"));
     let mut peers = vec![
-        Peer { name: "croze", command: Box::new(move |workload| Some(docker_like(&croze, workload, true))) },
+        Peer { name: OWN_NAME, command: Box::new(move |workload| Some(docker_like(&croze, workload, true))) },
         Peer { name: "buildah", command: Box::new(|workload| Some(buildah(workload))) },
         Peer {
             name: "docker",
@@ -95,7 +110,10 @@ fn peers(space: &Space) -> Vec<Peer> {
         },
     ];
     if let Ok(builder) = std::env::var("BUILDX_BUILDER") {
-        let buildx = format!("docker buildx build --builder {builder} --progress=quiet --provenance=false");
+        // buildx is a plugin of docker, or a program of its own
+        let standalone = Command::new("docker-buildx").arg("version").output().is_ok_and(|output| output.status.success());
+        let program = if standalone { "docker-buildx" } else { "docker buildx" };
+        let buildx = format!("{program} build --builder {builder} --progress=quiet --provenance=false");
         peers.push(Peer { name: "buildx", command: Box::new(move |workload| Some(docker_like(&buildx, workload, true))) });
     }
     if std::env::var_os("BUILDKIT_HOST").is_some() {
