@@ -41,16 +41,13 @@ impl TreePath {
     /// Appends one component, which must not hold a slash nor be `.` or `..`.
     pub fn push(&mut self, name: &[u8]) {
         debug_assert!(!name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/'));
-        if !self.0.is_empty() {
-            self.0.push(b'/');
-        }
-        self.0.extend_from_slice(name);
+        self.push_all(name);
     }
 
     /// `self` with one more component.
     #[must_use]
     pub fn child(&self, name: &[u8]) -> TreePath {
-        let mut path = self.clone();
+        let mut path = self.with_room(name.len());
         path.push(name);
         path
     }
@@ -58,9 +55,27 @@ impl TreePath {
     /// `self` followed by all components of `rest`.
     #[must_use]
     pub fn join(&self, rest: &TreePath) -> TreePath {
-        let mut path = self.clone();
-        rest.components().for_each(|name| path.push(name));
+        if rest.is_root() {
+            return self.clone();
+        }
+        let mut path = self.with_room(rest.0.len());
+        path.push_all(&rest.0);
         path
+    }
+
+    /// A copy that can take so many more bytes and a slash: walks make one path per file.
+    fn with_room(&self, more_bytes: usize) -> TreePath {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + more_bytes);
+        bytes.extend_from_slice(&self.0);
+        TreePath(bytes)
+    }
+
+    /// Appends components that are clean already.
+    fn push_all(&mut self, components: &[u8]) {
+        if !self.0.is_empty() {
+            self.0.push(b'/');
+        }
+        self.0.extend_from_slice(components);
     }
 
     /// Without the last component; the root's parent is the root.

@@ -173,8 +173,10 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let mut bytes = Vec::with_capacity(SMALL_BYTES);
     loop {
         bytes.reserve(SMALL_BYTES);
+        let room = bytes.capacity() - bytes.len();
         match retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut bytes))) {
-            Ok(0) => return Ok(Some(bytes)),
+            // a regular file gives less than was asked for only at its end
+            Ok(count) if count < room => return Ok(Some(bytes)),
             Ok(_) => {}
             Err(errno) => return Err(StoreError::io("read", path)(errno.into())),
         }

@@ -352,7 +352,9 @@ impl Planner<'_> {
         };
         let mut node = self.copied(content, &meta, xattrs);
         node.fresh = there.is_none() && node.kind() == FileKind::Directory;
-        if let Some(former) = self.layout.nodes.get(&path) {
+        if there.is_some()
+            && let Some(former) = self.layout.nodes.get(&path)
+        {
             node.fresh |= former.fresh && node.kind() == FileKind::Directory;
             if node.kind() == FileKind::Directory {
                 // what came before an archive may lie below it
