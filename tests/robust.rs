@@ -48,11 +48,11 @@ fn digest(space: &Space) -> String {
     space.read_json("meta.json")["containerimage.digest"].as_str().expect("a digest").to_owned()
 }
 
-/// The mounts that this process sees and that could be a build's: overlays, and what lies in the space.
+/// The mounts that this process sees and that could be a build's: those of or in the space's directory.
 fn mounts(space: &Space) -> Vec<String> {
     let all = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     let place = space.text_path("");
-    all.lines().filter(|line| line.contains(" - overlay ") || line.contains(&place)).map(str::to_owned).collect()
+    all.lines().filter(|line| line.contains(&place)).map(str::to_owned).collect()
 }
 
 /// Processes whose command line has `word`.
