@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::ExportError;
 use super::annotation::{self, Annotation, Place};
-use super::sink::{Draft, Out, Stop};
+use super::sink::{BUFFER_BYTES, Draft, Out, Stop};
 use crate::digest::Digest;
 use crate::image::{Descriptor, Image, Index, document};
 use crate::layer::header::{BLOCK, TarEntry, TarKind, padding, write_header};
@@ -171,7 +171,7 @@ fn open_blob(blob: &Blob) -> Result<File, ExportError> {
 fn copy_blob(blob: &Blob, out: &mut Out<'_>) -> Result<(), Stop> {
     let mut source = open_blob(blob)?;
     let mut left = blob.size_bytes;
-    let mut buffer = vec![0; left.min(1 << 20) as usize];
+    let mut buffer = vec![0; left.min(BUFFER_BYTES as u64) as usize];
     while left > 0 {
         let want = left.min(buffer.len() as u64) as usize;
         let read = io::Read::read(&mut source, &mut buffer[..want]).map_err(ExportError::io("read", &blob.path))?;

@@ -9,8 +9,9 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
 
 use super::{Destination, ExportError};
 
-/// Big enough that headers and small files cost few system calls; blobs are copied past it.
-const BUFFER_BYTES: usize = 256 << 10;
+/// Big enough that headers and small files cost few system calls, small enough to stay in a processor's cache; blobs are
+/// copied past it in pieces of this size.
+pub(super) const BUFFER_BYTES: usize = 256 << 10;
 
 /// What [`write()`] hands to its callback. Errors of it carry no path: [`write()`] knows where it goes.
 pub(super) type Out<'a> = BufWriter<&'a mut dyn Write>;
