@@ -130,6 +130,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("libc", &["layer", "sandbox", "snapshot", "source"]),
     ("libdeflater", &["layer"]),
     ("lzma_rust2", &["layer"]),
+    // the program's allocator, chosen in `main.rs`
+    ("mimalloc", &[]),
     ("petgraph", &["graph"]),
     // for bytes and files, inside one blocking call
     ("rayon", &["layer", "snapshot", "source", "worker"]),

@@ -18,6 +18,7 @@ use rustix::process::{
     DumpableBehavior, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getpid, getrlimit, pidfd_open,
     pidfd_send_signal, set_dumpable_behavior, setrlimit, setsid, waitid,
 };
+use rustix::thread::disable_transparent_huge_pages;
 
 use super::child::{self, AtStage, Command, Failure, Inherited};
 use super::error::Stage;
@@ -72,6 +73,8 @@ impl Launcher {
         // A terminal's Ctrl-C is for the builder, which ends us in good order.
         setsid()?;
         sys::reset_signals();
+        // The builder does without, and that is inherited; steps are to have what others have. Kernels that cannot: no harm.
+        let _ = disable_transparent_huge_pages(false);
         // Nobody may trace us or read our memory, root in a step's namespaces included.
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         let files = getrlimit(Resource::Nofile);
