@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Instant, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
 use super::inputs::{self, Inputs};
 use super::preflight::Preflight;
 use super::report;
+use super::reporter::Reporter;
 use super::{BuildError, BuildRequest, BuildResult, ContextSource, Entitlement, ErrorKind, NamedContextSource, NoCache};
 use crate::cache::{Cache, Reuse};
 use crate::diagnostic::{Diagnostic, Severity};
@@ -295,53 +295,7 @@ impl Build {
     }
 
     fn now_secs(&self) -> i64 {
-        seconds(&self.request)
-    }
-}
-
-/// The build's time in whole seconds since 1970.
-pub fn seconds(request: &BuildRequest) -> i64 {
-    request.now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
-
-/// Numbers steps and times those that the builder runs itself.
-pub struct Reporter {
-    /// Told of everything.
-    pub events: Arc<dyn EventSink>,
-    next: std::sync::atomic::AtomicUsize,
-    started: std::sync::Mutex<HashMap<StepNumber, Instant>>,
-}
-
-impl Reporter {
-    fn new(events: Arc<dyn EventSink>) -> Reporter {
-        Reporter { events, next: std::sync::atomic::AtomicUsize::new(1), started: Default::default() }
-    }
-
-    /// Gives a step its number.
-    pub fn announce(&self, name: String) -> StepNumber {
-        let step = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.started.lock().expect("no holder of this lock panics").insert(step, Instant::now());
-        self.events.event(Event::Announced { step, name });
-        step
-    }
-
-    /// A line about a step.
-    pub fn note(&self, step: StepNumber, text: String) {
-        self.events.event(Event::Note { step, text });
-    }
-
-    /// A step that the builder ran itself has ended.
-    pub fn done(&self, step: StepNumber, note: Option<String>) {
-        if let Some(text) = note {
-            self.note(step, text);
-        }
-        let started = self.started.lock().expect("no holder of this lock panics").remove(&step);
-        self.events.event(Event::Done { step, elapsed: started.map(|started| started.elapsed()).unwrap_or_default() });
-    }
-
-    /// A step that the builder ran itself has failed.
-    pub fn failed(&self, step: StepNumber, message: String) {
-        self.events.event(Event::Failed { step, message });
+        self.request.now_secs()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
@@ -26,6 +26,7 @@ mod output;
 mod preflight;
 mod remote;
 mod report;
+mod reporter;
 
 /// Everything that decides a build. Time, environment and descriptors come in here and nowhere else.
 pub struct BuildRequest {
@@ -75,6 +76,13 @@ pub struct BuildRequest {
     pub stdout: Box<dyn Write + Send>,
     /// Values of the client's environment that a build may use: `SOURCE_DATE_EPOCH` and proxies.
     pub client_env: Vec<(String, String)>,
+}
+
+impl BuildRequest {
+    /// The build's time in whole seconds since 1970.
+    fn now_secs(&self) -> i64 {
+        self.now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    }
 }
 
 /// The main context.

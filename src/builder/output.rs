@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::build::Reporter;
+use super::reporter::Reporter;
 use super::{BuildError, BuildRequest, BuildResult, ErrorKind, report};
 use crate::diagnostic::Diagnostic;
 use crate::export::{self, Annotation, Built, BuiltLayer, LayerOrigin, Output};
@@ -59,7 +59,7 @@ pub async fn export(
     reporter: &Reporter,
     request: &mut BuildRequest,
 ) -> Result<BuildResult, BuildError> {
-    let now_secs = super::build::seconds(request);
+    let now_secs = request.now_secs();
     let built = Arc::new(built(image, request));
     let mut stdout = std::mem::replace(&mut request.stdout, Box::new(std::io::sink()));
     let mut first: Option<Image> = None;
