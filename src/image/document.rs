@@ -32,6 +32,7 @@ pub mod media_type {
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// What it is.
+    #[serde(default)]
     pub media_type: String,
     /// SHA-256 of its bytes.
     pub digest: Digest,
@@ -42,7 +43,7 @@ pub struct Descriptor {
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// In an index: what the image is for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "read_platform", skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
 }
 
@@ -55,6 +56,12 @@ impl Descriptor {
     /// The descriptor of a document.
     pub fn of(media_type: &str, bytes: &[u8]) -> Descriptor {
         Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64)
+    }
+
+    /// Whether it speaks about an image rather than being one.
+    pub fn is_attestation(&self) -> bool {
+        self.annotations.contains_key("vnd.docker.reference.type")
+            || self.platform.as_ref().is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown")
     }
 }
 
@@ -135,6 +142,12 @@ fn go_json(text: String) -> Vec<u8> {
 
 fn null_is_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Brings variants into the form that [`Platform`] compares.
+fn read_platform<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Platform>, D::Error> {
+    let platform: Option<Platform> = Option::deserialize(deserializer)?;
+    Ok(platform.map(|platform| platform.to_string().parse().unwrap_or(platform)))
 }
 
 #[cfg(test)]

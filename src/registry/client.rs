@@ -13,10 +13,11 @@ use super::auth::{self, Answer, Credentials, Granted};
 use super::blob::BlobReader;
 use super::config::{Endpoint, RegistryConfig};
 use super::error::{Broken, RegistryError};
-use super::manifest::{ACCEPTED, Descriptor, LARGEST_DOCUMENT_BYTES};
+use super::manifest::{ACCEPTED, LARGEST_DOCUMENT_BYTES};
 use super::transport::{Request, Response, Transport};
 use crate::diagnostic;
 use crate::digest::Digest;
+use crate::image::Descriptor;
 use crate::reference::ImageRef;
 use crate::task;
 

@@ -3,17 +3,16 @@
 //! Reading is lenient where writers differ (`null` for an empty list) and strict where a document could be taken for two
 //! things. What croze writes is `image`'s.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use crate::digest::Digest;
+use crate::image::{Descriptor, media_type};
 use crate::reference::Platform;
 
 /// OCI image manifest.
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const OCI_MANIFEST: &str = media_type::MANIFEST;
 /// OCI image index.
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const OCI_INDEX: &str = media_type::INDEX;
 /// Docker's manifest, second format.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker's index.
@@ -46,25 +45,6 @@ pub struct Manifest {
 pub struct Index {
     /// Manifests, or further indexes.
     pub manifests: Vec<Descriptor>,
-}
-
-/// What names a blob or document: media type, digest, size.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-pub struct Descriptor {
-    /// What it is.
-    #[serde(rename = "mediaType", default)]
-    pub media_type: String,
-    /// SHA-256 of its bytes.
-    pub digest: Digest,
-    /// Its bytes.
-    #[serde(rename = "size")]
-    pub size_bytes: u64,
-    /// In an index: what it is for.
-    #[serde(default, deserialize_with = "read_platform")]
-    pub platform: Option<Platform>,
-    /// Free words.
-    #[serde(default, deserialize_with = "null_is_default")]
-    pub annotations: BTreeMap<String, String>,
 }
 
 /// Why bytes are no usable manifest or index.
@@ -126,14 +106,6 @@ impl Index {
     }
 }
 
-impl Descriptor {
-    /// Whether it speaks about an image rather than being one.
-    pub fn is_attestation(&self) -> bool {
-        self.annotations.contains_key("vnd.docker.reference.type")
-            || self.platform.as_ref().is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown")
-    }
-}
-
 #[derive(Deserialize)]
 struct Wire {
     #[serde(rename = "schemaVersion", default)]
@@ -159,12 +131,6 @@ fn is_foreign(media_type: &str) -> bool {
 /// Go writes empty lists and maps as `null`.
 fn null_is_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Brings variants into the form that [`Platform`] compares.
-fn read_platform<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Platform>, D::Error> {
-    let platform: Option<Platform> = Option::deserialize(deserializer)?;
-    Ok(platform.map(|platform| platform.to_string().parse().unwrap_or(platform)))
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use tokio::task::JoinSet;
 
 use super::SourceError;
 use crate::digest::{DiffId, Digest};
-use crate::image::ImageConfig;
+use crate::image::{Descriptor, ImageConfig};
 use crate::layer::{self, Compression, LayerError};
 use crate::reference::{ImageRef, Platform};
-use crate::registry::manifest::{BadDocument, Descriptor, Document, Manifest};
+use crate::registry::manifest::{BadDocument, Document, Manifest};
 use crate::registry::{Client, RegistryError};
 use crate::snapshot::View;
 use crate::store::{BlobWriter, NameOrigin, NameRecord, Store, StoreError, StoredLayer};
@@ -109,7 +109,7 @@ pub async fn resolve(
     let (store_too, bytes) = (store.clone(), fetched.bytes);
     let (digest, size_bytes) = (fetched.digest, bytes.len() as u64);
     task::blocking(move || store_too.write_blob(&bytes)).await?;
-    let root = Descriptor { media_type: fetched.media_type, digest, size_bytes, platform: None, annotations: Default::default() };
+    let root = Descriptor::new(&fetched.media_type, digest, size_bytes);
     let image = lookup.follow(&root, AnsweredBy::Registry(fetched.host)).await?;
     if image_ref.digest.is_none() {
         let media_type = if root.media_type.is_empty() { image.manifest.media_type.clone() } else { root.media_type };
@@ -239,17 +239,10 @@ impl Lookup<'_> {
     /// What the name stands for, as far as that is known without fetching anything.
     async fn known_root(&self, policy: PullPolicy) -> Result<Option<(Descriptor, AnsweredBy)>, SourceError> {
         let (store, image_ref) = (self.store.clone(), self.image_ref.clone());
-        let root = |digest, media_type, size_bytes| Descriptor {
-            media_type,
-            digest,
-            size_bytes,
-            platform: None,
-            annotations: Default::default(),
-        };
         if let Some(digest) = self.image_ref.digest {
             let size_bytes = task::blocking(move || store.blob_size(&digest)).await?;
             return Ok(
-                size_bytes.map(|size_bytes| (root(digest, String::new(), size_bytes), AnsweredBy::Store { set_secs: None }))
+                size_bytes.map(|size_bytes| (Descriptor::new("", digest, size_bytes), AnsweredBy::Store { set_secs: None }))
             );
         }
         let Some(record) = task::blocking(move || store.name(&image_ref)).await? else { return Ok(None) };
@@ -261,7 +254,7 @@ impl Lookup<'_> {
                 _ => return Ok(None),
             },
         };
-        Ok(Some((root(record.manifest, record.media_type, record.size_bytes), answered_by)))
+        Ok(Some((Descriptor::new(&record.media_type, record.manifest, record.size_bytes), answered_by)))
     }
 
     /// The image below a root that the store has; `None` if it has none for the platform.
@@ -451,13 +444,7 @@ mod tests {
     use crate::registry::manifest::OCI_MANIFEST;
 
     fn descriptor(media_type: &str) -> Descriptor {
-        Descriptor {
-            media_type: media_type.to_owned(),
-            digest: Digest::of(b"x"),
-            size_bytes: 1,
-            platform: None,
-            annotations: Default::default(),
-        }
+        Descriptor::new(media_type, Digest::of(b"x"), 1)
     }
 
     fn assembled(layer_types: &[&str], config: &str) -> Result<ResolvedImage, SourceError> {

@@ -10,9 +10,10 @@ use super::SourceError;
 use super::image::{AnsweredBy, BaseLayer, ResolvedImage, assemble, bad_document};
 use crate::diagnostic;
 use crate::digest::Digest;
+use crate::image::Descriptor;
 use crate::reference::Platform;
 use crate::registry::RegistryError;
-use crate::registry::manifest::{Descriptor, Document, Index, LARGEST_DOCUMENT_BYTES};
+use crate::registry::manifest::{Document, Index, LARGEST_DOCUMENT_BYTES};
 use crate::store::{Store, StoreError};
 use crate::task;
 
@@ -122,7 +123,7 @@ impl Layout<'_> {
             Ok(metadata) => metadata.len(),
             Err(_) => return Err(self.bad(&format!("it has no {digest}"))),
         };
-        Ok(Descriptor { media_type: String::new(), digest, size_bytes, platform: None, annotations: Default::default() })
+        Ok(Descriptor::new("", digest, size_bytes))
     }
 
     fn choose(&self, index: &Index) -> Result<Descriptor, SourceError> {
