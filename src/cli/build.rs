@@ -141,10 +141,18 @@ where
             tokio::select! {
                 biased;
                 result = &mut build => break result,
-                _ = ticks.tick() => console.tick(),
+                _ = ticks.tick() => {
+                    console.tick();
+                    if signals.first().is_some() {
+                        console.hurry();
+                    }
+                }
                 never = signals.pass_on() => match never {},
             }
         };
+        if signals.first().is_some() {
+            console.hurry();
+        }
         Ok((result, signals.first()))
     });
     // a thread that still reads standard input must not keep the process

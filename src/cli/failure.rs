@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::builder::{BuildError, ErrorKind};
 use crate::cli::environment::Environment;
-use crate::cli::say;
+use crate::cli::progress::LAST_PATIENCE;
+use crate::cli::stderr;
 use crate::diagnostic::render::render_all;
 use crate::diagnostic::{Diagnostic, Severity, with_causes};
 
@@ -87,7 +88,9 @@ impl Failure {
 
     /// Prints every diagnostic to stderr, errors after warnings, so that the last thing read is what went wrong.
     pub fn print(&self, environment: &Environment) {
-        say(&self.text(environment));
+        // who asked to stop does not wait for a reader
+        let patience = matches!(self.cause, Cause::Signal(_)).then_some(LAST_PATIENCE);
+        stderr::write_all(self.text(environment).into_bytes(), patience);
     }
 
     fn text(&self, environment: &Environment) -> String {

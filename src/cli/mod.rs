@@ -7,7 +7,6 @@
 //! Elsewhere: every decision about a build (`builder` and below).
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::panic;
 use std::process::ExitCode;
 
@@ -25,6 +24,7 @@ mod metadata;
 pub mod progress;
 mod request;
 mod signals;
+mod stderr;
 pub mod values;
 
 use args::{Args, Command};
@@ -95,7 +95,7 @@ fn install_panic_message() {
 /// Writes to stderr. What nobody can read any more (`croze … 2>&1 | head`) is lost: it is no reason to fail, let alone to
 /// panic, as `eprintln` does.
 fn say(text: &str) {
-    let _lost = std::io::stderr().lock().write_all(text.as_bytes());
+    stderr::write_all(text.as_bytes().to_vec(), None);
 }
 
 fn panic_text(payload: &dyn std::any::Any) -> &str {

@@ -5,11 +5,12 @@
 //! Out:  bytes on stderr, in few writes.
 //! Elsewhere: how a diagnostic is drawn (`diagnostic::render`); the last lines of a failed step, which its diagnostic holds.
 
-use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::cli::args::ProgressMode;
+use crate::cli::stderr;
 use crate::diagnostic::Diagnostic;
 use crate::diagnostic::render::{Color, render_all};
 use crate::event::{Event, EventSink};
@@ -23,8 +24,11 @@ use rawjson::RawJson;
 /// How often [`Console::tick`] wants to be called: the delay of progress, as in BuildKit's own display.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// More unwritten text than this is written without waiting for a tick.
+/// More unwritten text than this is written without waiting for a tick, and before more output is taken.
 const FULL_BYTES: usize = 32 << 10;
+
+/// How long somebody who asked to stop waits for a reader of the display who takes nothing.
+pub const LAST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// When an event happened.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +52,11 @@ pub trait View: Send {
 ///
 /// Text is gathered and written every [`TICK`], when there is much of it, and at the end: a build that finds all its steps
 /// in the cache writes once.
+///
+/// A reader who is slow slows the commands whose output it is, and nothing else: only the thread that hands in output waits,
+/// and not while it holds the lock. After [`Console::hurry`] nobody waits.
 pub struct Console {
+    hurried: AtomicBool,
     start: Instant,
     color: Color,
     /// Whether warnings and results are shown as text.
@@ -65,11 +73,18 @@ struct State {
 }
 
 impl State {
-    /// As [`say`](crate::cli::say), a failed write is lost: a stderr that nobody reads must not stop a build.
-    fn write_out(&mut self) {
+    /// Writes what goes without waiting.
+    fn write_ready(&mut self) {
         if !self.out.is_empty() {
-            let _lost = std::io::stderr().lock().write_all(&self.out);
-            self.out.clear();
+            stderr::write_ready(&mut self.out);
+            self.wrote = true;
+        }
+    }
+
+    /// Writes the last of it.
+    fn write_out(&mut self, patience: Option<Duration>) {
+        if !self.out.is_empty() {
+            stderr::write_all(std::mem::take(&mut self.out), patience);
             self.wrote = true;
         }
     }
@@ -85,7 +100,7 @@ impl Console {
         };
         let talks = matches!(mode, ProgressMode::Auto | ProgressMode::Plain | ProgressMode::Tty);
         let state = State { view, out: Vec::new(), warnings: Vec::new(), wrote: false };
-        Console { start: Instant::now(), color, talks, state: Mutex::new(state) }
+        Console { hurried: AtomicBool::new(false), start: Instant::now(), color, talks, state: Mutex::new(state) }
     }
 
     /// Writes what has gathered. To be called every [`TICK`] while the build runs.
@@ -96,14 +111,14 @@ impl Console {
         if let Some(view) = view {
             view.tick(now, out);
         }
-        state.write_out();
+        state.write_ready();
     }
 
     /// Ends the display of a build that failed, with the warnings; gives them, so that they are not shown twice.
     pub fn finish_failed(&self) -> Vec<Diagnostic> {
         let mut state = self.lock();
         let warnings = self.show_warnings(&mut state);
-        state.write_out();
+        state.write_out(self.patience());
         warnings
     }
 
@@ -117,7 +132,7 @@ impl Console {
                 state.out.push(b'\n');
             }
         }
-        state.write_out();
+        state.write_out(self.patience());
     }
 
     fn show_warnings(&self, state: &mut State) -> Vec<Diagnostic> {
@@ -135,6 +150,19 @@ impl Console {
         warnings
     }
 
+    /// Lets nobody wait for a reader any more: the client wants to stop.
+    pub fn hurry(&self) {
+        self.hurried.store(true, Ordering::Relaxed);
+    }
+
+    fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Relaxed)
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        self.is_hurried().then_some(LAST_PATIENCE)
+    }
+
     fn now(&self) -> Now {
         Now { since_start: self.start.elapsed(), wall: SystemTime::now() }
     }
@@ -148,7 +176,12 @@ impl Console {
 impl EventSink for Console {
     fn event(&self, event: Event) {
         let now = self.now();
+        let is_output = matches!(event, Event::Output { .. });
         let mut state = self.lock();
+        if is_output && self.is_hurried() && state.out.len() >= FULL_BYTES {
+            // nobody reads, and nobody will wait
+            return;
+        }
         let State { view, out, warnings, .. } = &mut *state;
         if let Some(view) = view {
             view.event(&event, now, out);
@@ -156,8 +189,16 @@ impl EventSink for Console {
         if let Event::Warning(diagnostic) = event {
             warnings.push(*diagnostic);
         }
-        if out.len() >= FULL_BYTES {
-            state.write_out();
+        if state.out.len() < FULL_BYTES {
+            return;
+        }
+        state.write_ready();
+        // output comes on the threads of its commands, which may wait; everything else is short
+        while is_output && state.out.len() >= FULL_BYTES && !self.is_hurried() {
+            drop(state);
+            stderr::is_ready(Some(TICK));
+            state = self.lock();
+            state.write_ready();
         }
     }
 }
