@@ -220,7 +220,10 @@ pub async fn check(
 /// # Errors
 /// `Environment`: it cannot be made, or is not for this user or program.
 pub fn open_store(root: &Path) -> Result<Store, BuildError> {
-    Store::open(root).map_err(|error| disk::with_store(report::store_error(&error), root))
+    Store::open(root).map_err(|error| {
+        let absolute = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+        disk::with_store(report::store_error(&error), &absolute)
+    })
 }
 
 /// Layers hold files of many owners, and only root gives files away.

@@ -243,7 +243,11 @@ impl Db {
             // the last one to close folds the log and deletes it
             connection.close().map_err(|(_, error)| error)
         });
-        made.map_err(|error| self.failed(&error))?;
+        if let Err(error) = made {
+            // the disk may be full, then a half-made index only makes it fuller; the failure to tell is the first one
+            drop(remove_with_logs(&draft));
+            return Err(self.failed(&error));
+        }
         fs::rename(&draft, &self.path).map_err(StoreError::io("create", &self.path))
     }
 

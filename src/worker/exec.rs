@@ -307,14 +307,16 @@ impl Tail {
     }
 }
 
-/// A store with less space than this counts as full: what a command writes comes in pieces of up to some megabytes.
-const FULL_BYTES: u64 = 16 << 20;
+/// A store with less space than this counts as full if a command says so: what it could not write may have been megabytes.
+const NEARLY_FULL_BYTES: u64 = 16 << 20;
+/// With less than this, no command that fails needs to say why.
+const FULL_BYTES: u64 = 64 << 10;
 
 /// Whether a command that printed `tail` failed because the store's disk is full, and not one of its own.
 fn ran_out_of_space(tail: &[String], shared: &Shared) -> Result<bool, WorkError> {
     let said = ["No space left on device", "Disk quota exceeded"];
     let complains = tail.iter().any(|line| said.iter().any(|words| line.contains(words)));
-    Ok(complains && shared.store.free_bytes()? < FULL_BYTES)
+    Ok(shared.store.free_bytes()? < if complains { NEARLY_FULL_BYTES } else { FULL_BYTES })
 }
 
 /// A command that could not be started has failed as one that ran and did not succeed.
