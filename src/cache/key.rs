@@ -140,7 +140,11 @@ fn network(network: Network) -> &'static [u8] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::graph::{InlineFile, Sharing};
     use crate::reference::Platform;
 
     fn op() -> ExecOp {
@@ -209,5 +213,115 @@ mod tests {
         let mut sink = ListSink::default();
         exec(&op(), &[], &[], &mut sink);
         assert!(sink.0.contains(&("argument".to_owned(), "make".to_owned())));
+    }
+
+    /// The op without what its key leaves out.
+    fn decisive(op: &ExecOp) -> ExecOp {
+        let mut op = op.clone();
+        op.proxy_env.clear();
+        op.extra_hosts.iter_mut().for_each(|(_, address)| address.clear());
+        for mount in &mut op.mounts {
+            match &mut mount.kind {
+                // its content is a part of the key by itself
+                MountKind::Bind { input, source, .. } => (*input, *source) = (0, String::new()),
+                kind @ MountKind::Cache { .. } => *kind = cache("", Sharing::Shared, 0),
+                MountKind::Secret { required, .. } | MountKind::Ssh { required, .. } => *required = false,
+                MountKind::Tmpfs { .. } => {}
+            }
+        }
+        op
+    }
+
+    fn cache(id: &str, sharing: Sharing, uid: u32) -> MountKind {
+        MountKind::Cache { id: id.into(), sharing, seed: None, uid, gid: 0, mode: 0o755, writable: true }
+    }
+
+    fn mounts() -> impl Strategy<Value = Mount> {
+        let bind =
+            (0..2_usize, "[ab]", any::<bool>()).prop_map(|(input, source, writable)| MountKind::Bind { input, source, writable });
+        let secret =
+            (any::<bool>(), proptest::option::of("[AB]"), any::<bool>(), 0..2_u32).prop_map(|(required, env, file, uid)| {
+                MountKind::Secret { id: "id".into(), required, env, file, uid, gid: 0, mode: 0o400 }
+            });
+        let kinds = prop_oneof![
+            bind,
+            ("[ab]", 0..2_u32).prop_map(|(id, uid)| cache(&id, Sharing::Locked, uid)),
+            (1..3_u64).prop_map(|size_bytes| MountKind::Tmpfs { size_bytes: Some(size_bytes) }),
+            secret,
+            (any::<bool>(), 0..2_u32).prop_map(|(required, mode)| MountKind::Ssh {
+                id: "id".into(),
+                required,
+                uid: 0,
+                gid: 0,
+                mode
+            }),
+        ];
+        ("/[ab]", kinds).prop_map(|(target, kind)| Mount { target, kind })
+    }
+
+    /// Ops that are often equal in all but one part, with words that could be taken for each other if they were just put
+    /// together.
+    fn ops() -> impl Strategy<Value = ExecOp> {
+        let words = || vec("[ab]{0,2}", 0..3);
+        let pairs = vec(("[ab]", "[12]"), 0..2);
+        let limits = vec(("[ab]", 0..2_u64, 0..2_u64), 0..2);
+        let plain = (words(), words(), words(), "[ab]?", "[ab]?", proptest::option::of("[ab]"), pairs, limits);
+        (plain, vec(mounts(), 0..3), any::<bool>(), proptest::option::of("[ab]{0,2}")).prop_map(
+            |((args, env, proxy_env, cwd, user, hostname, extra_hosts, ulimits), mounts, host, script)| ExecOp {
+                args,
+                env,
+                proxy_env,
+                cwd,
+                user,
+                hostname,
+                extra_hosts,
+                ulimits,
+                mounts,
+                network: if host { Network::Host } else { Network::Default },
+                script: script.map(|content| InlineFile { name: "EOT".into(), content }),
+                ..op()
+            },
+        )
+    }
+
+    /// One op and another, which differs in one part only half of the time.
+    fn pairs() -> impl Strategy<Value = (ExecOp, ExecOp)> {
+        (ops(), ops(), 0..12_usize).prop_map(|(first, other, part)| {
+            let mut second = first.clone();
+            let ExecOp { args, env, proxy_env, cwd, user, hostname, extra_hosts, ulimits, mounts, network, script, .. } = other;
+            match part {
+                0 => second.args = args,
+                1 => second.env = env,
+                2 => second.proxy_env = proxy_env,
+                3 => second.cwd = cwd,
+                4 => second.user = user,
+                5 => second.hostname = hostname,
+                6 => second.extra_hosts = extra_hosts,
+                7 => second.ulimits = ulimits,
+                8 => second.mounts = mounts,
+                9 => second.network = network,
+                10 => second.script = script,
+                _ => second.mounts.reverse(),
+            }
+            (first, second)
+        })
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn keys_are_equal_exactly_when_all_that_decides_is((first, second) in pairs(), parents in vec(0..2_u8, 0..3)) {
+            let parents: Vec<DiffId> = parents.iter().map(|number| DiffId(Digest::of(&[*number]))).collect();
+            prop_assert_eq!(key(&first, &parents) == key(&second, &parents), decisive(&first) == decisive(&second));
+        }
+
+        #[test]
+        fn the_listed_parts_tell_all_that_the_hashed_ones_do((first, second) in pairs()) {
+            let parts = |op: &ExecOp| {
+                let mut sink = ListSink::default();
+                exec(op, &[], &vec![None; op.mounts.len()], &mut sink);
+                sink
+            };
+            prop_assert_eq!(key(&first, &[]) == key(&second, &[]), parts(&first) == parts(&second));
+        }
     }
 }
