@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use croze::sandbox::{self, DEFAULT_SHM_SIZE_BYTES, Entitled, Exit, Launcher, Network, Plan, Root, Security};
+use croze::sandbox::{self, DEFAULT_SHM_SIZE_BYTES, Entitled, Exit, Launcher, Marks, Network, Plan, Root, Security};
 
 const ROUNDS: usize = 300;
 
@@ -46,13 +46,13 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut starts = Vec::new();
     for _ in 0..20 {
         let start = Instant::now();
-        let launcher = Launcher::start()?;
+        let launcher = Launcher::start(Marks::Trusted)?;
         step(&launcher, &space_for(space.path(), &base, "first")?)?;
         starts.push(start.elapsed());
     }
     show("launcher and its first step", starts);
 
-    let launcher = Launcher::start()?;
+    let launcher = Launcher::start(Marks::Trusted)?;
     let insecure = Security::Insecure(Entitled::among(&[Entitled::NAME]).ok_or("not entitled")?);
     for (name, network, security) in [
         ("step", Network::Host, Security::Sandbox),

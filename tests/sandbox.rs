@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use croze::sandbox::{
-    DEFAULT_SHM_SIZE_BYTES, Entitled, Exit, Launcher, Mount, MountKind, Network, Plan, Resource, Root, Running, SandboxError,
-    Security, Stage, Writes,
+    DEFAULT_SHM_SIZE_BYTES, Entitled, Exit, Launcher, Marks, Mount, MountKind, Network, Plan, Resource, Root, Running,
+    SandboxError, Security, Stage, Writes,
 };
 use tempfile::TempDir;
 
@@ -45,7 +45,7 @@ impl Space {
         for applet in String::from_utf8(applets.stdout).expect("names").lines().filter(|name| *name != "busybox") {
             symlink("busybox", base.join("bin").join(applet)).expect("a link");
         }
-        let launcher = Launcher::start_with(Path::new(env!("CARGO_BIN_EXE_croze"))).expect("a launcher");
+        let launcher = Launcher::start_with(Path::new(env!("CARGO_BIN_EXE_croze")), Marks::Trusted).expect("a launcher");
         Some(Space { path, launcher, _directory: None })
     }
 

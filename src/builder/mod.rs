@@ -7,11 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, with_causes};
 use crate::digest::Digest;
 use crate::event::EventSink;
 use crate::graph::Network;
 use crate::reference::{ImageRef, Platform};
+use crate::sandbox;
 use crate::store::Store;
 pub use disk::DISK_FULL;
 
@@ -196,7 +197,6 @@ pub async fn build(
     events: Arc<dyn EventSink>,
     cancel: watch::Receiver<bool>,
 ) -> Result<BuildResult, BuildError> {
-    require_root(&store)?;
     let built = build::build(store.clone(), request, events, cancel).await;
     built.map_err(|error| disk::with_store(error, store.root()))
 }
@@ -226,12 +226,18 @@ pub fn open_store(root: &Path) -> Result<Store, BuildError> {
     })
 }
 
-/// Layers hold files of many owners, and only root gives files away.
-fn require_root(store: &Store) -> Result<(), BuildError> {
-    if store.owner() == 0 {
-        return Ok(());
+/// Gives this process the rights that building takes; to be called before it has a second thread, and before the store is
+/// opened.
+///
+/// # Errors
+/// `Environment`: the process is not root, and the machine gives its user no namespace in which it could be.
+pub fn acquire_rights() -> Result<(), BuildError> {
+    match sandbox::acquire() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let help = error.help();
+            let diagnostic = Diagnostic::error_without_place("no-rights", with_causes(&error)).help(help);
+            Err(BuildError { kind: ErrorKind::Environment, diagnostics: vec![diagnostic] })
+        }
     }
-    let message = format!("user {} cannot make layers: their files belong to many users, which takes root", store.owner());
-    let diagnostic = Diagnostic::error_without_place("not-root", message).help("run croze as root, for example by `sudo`");
-    Err(BuildError { kind: ErrorKind::Environment, diagnostics: vec![diagnostic] })
 }

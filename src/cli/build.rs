@@ -37,6 +37,7 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
         return check(order, root.as_deref(), environment);
     }
     let files = ResultFiles::start(iidfile, metadata_file)?;
+    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
     let store = open_store(root.as_deref(), environment)?;
     let console = Arc::new(Console::new(order.progress, environment.color));
     let Order { request, .. } = order;

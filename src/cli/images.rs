@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use crate::builder::images::{self, ImageFacts};
-use crate::builder::import;
+use crate::builder::{self, import};
 use crate::cli::args::{ImagesArgs, ImportArgs, InspectArgs};
 use crate::cli::build::{open_store, print_result, tidy};
 use crate::cli::environment::Environment;
@@ -33,6 +33,7 @@ pub fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failur
     } else {
         Box::new(File::open(&args.rootfs).map_err(|error| Failure::file("open", &args.rootfs, &error))?)
     };
+    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
     let store = open_store(args.store.root.as_deref(), environment)?;
     let began = Instant::now();
     let imported = import::import(&store, (&called, &mut rootfs), &name, &platform, SystemTime::now());

@@ -22,7 +22,7 @@ use rustix::thread::{
 };
 
 use super::error::Stage;
-use super::mounts::{OverlayDialect, find_inside};
+use super::mounts::{Overlays, find_inside};
 use super::plan::{Network, Plan, Resource, Security};
 use super::rootfs;
 use super::sys::{self, ExecImage};
@@ -96,11 +96,11 @@ pub(super) fn become_command<'a>(
     command: &Command,
     inherited: &Inherited<'_>,
     filter: &[libc::sock_filter],
-    dialect: OverlayDialect,
+    overlays: Overlays,
 ) -> Result<Infallible, Failure<'a>> {
     let program = plan.args.first().map_or("", String::as_str);
     die_with(inherited.launcher).at(Stage::JoinParent, program)?;
-    let root = rootfs::assemble(plan, dialect)?;
+    let root = rootfs::assemble(plan, overlays)?;
     enter_root(&root).at(Stage::EnterRoot, program)?;
     rustix::system::sethostname(plan.hostname.as_bytes()).at(Stage::SetHostname, &plan.hostname)?;
     if plan.network == Network::None {

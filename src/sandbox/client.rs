@@ -1,6 +1,5 @@
 //! The builder's side: starts the launcher, sends it plans, and holds what runs.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,7 +18,8 @@ use rustix::thread::CapabilitySet;
 
 use super::LAUNCHER_NAME;
 use super::error::SandboxError;
-use super::mounts::clone_tree;
+use super::launcher;
+use super::mounts::{Marks, clone_tree};
 use super::plan::Plan;
 use super::sys::{self, Reach};
 use super::wire::{self, Report, Request};
@@ -33,28 +33,31 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Starts a launcher from the current program, which must call [`super::is_launcher`] first thing.
+    /// Starts a launcher from the current program, which must call [`super::is_launcher`] first thing; its overlays keep their
+    /// marks as `marks` says.
     ///
     /// # Errors
     /// `SandboxError::NotAllowed`; `SandboxError::Start` says what could not be done.
-    pub fn start() -> Result<Launcher, SandboxError> {
+    pub fn start(marks: Marks) -> Result<Launcher, SandboxError> {
         // the kernel would say "not permitted", at the first of many calls
         if !rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN)) {
             return Err(SandboxError::NotAllowed);
         }
-        Launcher::start_with(Path::new("/proc/self/exe"))
+        Launcher::start_with(Path::new("/proc/self/exe"), marks)
     }
 
     /// Starts a launcher from another program that has our launcher in it, as a test has to.
     ///
     /// # Errors
     /// As for [`Launcher::start`].
-    pub fn start_with(program: &Path) -> Result<Launcher, SandboxError> {
+    pub fn start_with(program: &Path, marks: Marks) -> Result<Launcher, SandboxError> {
         let failed = |action| move |source| SandboxError::Start { action, source };
         let (ours, theirs) = control_pair().map_err(io::Error::from).map_err(failed("create the sandbox launcher's socket"))?;
+        let [name, marks] = launcher::arguments(marks);
         let image = protected_copy(program).map_err(failed("protect the program of the sandbox launcher"))?;
         let process = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()))
-            .arg0(OsString::from(LAUNCHER_NAME))
+            .arg0(name)
+            .arg(marks)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))

@@ -22,7 +22,7 @@ use rustix::thread::disable_transparent_huge_pages;
 
 use super::child::{self, AtStage, Command, Failure, Inherited};
 use super::error::Stage;
-use super::mounts::OverlayDialect;
+use super::mounts::{Marks, OverlayDialect, Overlays};
 use super::plan::{Network, Plan};
 use super::sys::{self, Fork, Namespaces};
 use super::wire::{Report, Request};
@@ -31,6 +31,11 @@ use super::{LAUNCHER_NAME, seccomp};
 /// Whether this process was started to be a launcher. Ask it first thing in `main`.
 pub fn is_launcher() -> bool {
     std::env::args_os().next().is_some_and(|name| name == LAUNCHER_NAME)
+}
+
+/// The launcher's command line: its name, and the marks of its overlays.
+pub(super) fn arguments(marks: Marks) -> [&'static str; 2] {
+    [LAUNCHER_NAME, marks.word()]
 }
 
 /// Serves requests until the builder's side goes away; the rest of `main` when [`is_launcher`] says so.
@@ -48,7 +53,7 @@ struct Launcher {
     own_pidfd: OwnedFd,
     null: OwnedFd,
     filter: Vec<libc::sock_filter>,
-    dialect: OverlayDialect,
+    overlays: Overlays,
     steps: Vec<Step>,
 }
 
@@ -69,6 +74,7 @@ enum State {
 
 impl Launcher {
     fn set_up() -> Result<Launcher, Errno> {
+        let marks = std::env::args().nth(1).as_deref().and_then(Marks::from_word).ok_or(Errno::INVAL)?;
         let socket = sys::take_stdin();
         // A terminal's Ctrl-C is for the builder, which ends us in good order.
         setsid()?;
@@ -87,7 +93,7 @@ impl Launcher {
             own_pidfd: pidfd_open(getpid(), PidfdFlags::empty())?,
             null: openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
             filter: seccomp::compile(),
-            dialect: OverlayDialect::probe(),
+            overlays: Overlays { dialect: OverlayDialect::probe(), marks },
             steps: Vec::new(),
         })
     }
@@ -162,10 +168,10 @@ impl Launcher {
             Network::None => Namespaces::OWN_NETWORK,
         };
         match sys::fork_into(namespaces).at(Stage::CreateNamespaces, program)? {
-            Fork::Parent(pidfd) => Ok(pidfd),
+            Fork::Parent { pidfd, .. } => Ok(pidfd),
             Fork::Child => {
                 let inherited = Inherited { launcher: &self.own_pidfd, stdin: &self.null, stdout, stderr };
-                let Err(failure) = child::become_command(plan, &command, &inherited, &self.filter, self.dialect);
+                let Err(failure) = child::become_command(plan, &command, &inherited, &self.filter, self.overlays);
                 failure.report(control);
                 sys::exit_now(1)
             }

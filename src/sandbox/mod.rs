@@ -15,10 +15,12 @@
 //! [`Running`] is dropped, when the launcher ends, and when the builder ends, however that happens. Mounts exist in private
 //! namespaces only and vanish with their last process.
 //!
-//! Not here yet: control groups (limits and [`Exit::OutOfMemory`]), user namespaces for ordinary users. Both belong to the
-//! launcher: it would enter the one before its first request and open the other for each step.
+//! Who is not root of the machine builds as root of a user namespace: [`acquire`] moves the process there before it does
+//! anything else.
 //!
-//! Reading order: `plan`, `client`, `wire`, `launcher`, `child`, `rootfs`, `mounts`, `seccomp`, `sys`.
+//! Not here yet: control groups (limits and [`Exit::OutOfMemory`]); the launcher would open one for each step.
+//!
+//! Reading order: `rights`, `plan`, `client`, `wire`, `launcher`, `child`, `rootfs`, `mounts`, `seccomp`, `sys`.
 
 mod child;
 mod client;
@@ -26,6 +28,7 @@ mod error;
 mod launcher;
 mod mounts;
 mod plan;
+mod rights;
 mod rootfs;
 mod seccomp;
 mod sys;
@@ -34,7 +37,9 @@ mod wire;
 pub use client::{Exit, Launcher, Running};
 pub use error::{SandboxError, Stage};
 pub use launcher::{is_launcher, launcher_main};
+pub use mounts::Marks;
 pub use plan::{DEFAULT_SHM_SIZE_BYTES, Entitled, Mount, MountKind, Network, Plan, Resource, Root, Security, Writes};
+pub use rights::{Remedy, Rights, RightsError, acquire};
 
 /// The name under which the program is started again as a launcher.
 const LAUNCHER_NAME: &str = "croze-launcher";

@@ -41,6 +41,36 @@ impl OverlayDialect {
     }
 }
 
+/// Where an overlay keeps its marks, and looks for those of its layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marks {
+    /// In `trusted.overlay.*` attributes, which only root of the machine can write.
+    Trusted,
+    /// In `user.overlay.*` attributes: the way of user namespaces.
+    User,
+}
+
+impl Marks {
+    const ALL: [(Marks, &'static str); 2] = [(Marks::Trusted, "trusted"), (Marks::User, "user")];
+
+    /// For the launcher's command line.
+    pub(super) fn word(self) -> &'static str {
+        Marks::ALL.iter().find(|(marks, _)| *marks == self).map_or("", |(_, word)| word)
+    }
+
+    /// What the launcher's command line means.
+    pub(super) fn from_word(word: &str) -> Option<Marks> {
+        Marks::ALL.iter().find(|(_, known)| *known == word).map(|(marks, _)| *marks)
+    }
+}
+
+/// How the layers of one launcher's overlays are handed to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Overlays {
+    pub(super) dialect: OverlayDialect,
+    pub(super) marks: Marks,
+}
+
 /// The options of every overlay: the upper directory is then exactly the changes, and a redirect that an image planted in a
 /// layer is refused instead of followed (`redirect_dir=off` would follow it where that is the kernel's default).
 const OVERLAY_OPTIONS: [(&str, &str); 5] =
@@ -48,13 +78,13 @@ const OVERLAY_OPTIONS: [(&str, &str); 5] =
 
 /// Mounts a stack of directories, `lowers` bottom first, detached.
 pub(super) fn overlay(
-    dialect: OverlayDialect,
+    Overlays { dialect, marks }: Overlays,
     lowers: &[PathBuf],
     writes: Option<(&Path, &Path)>,
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd, Errno> {
     if dialect == OverlayDialect::OnePage {
-        return overlay_in_one_page(lowers, writes, attributes);
+        return overlay_in_one_page(marks, lowers, writes, attributes);
     }
     let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let set_directory = |key: &str, path: &Path| match dialect {
@@ -68,6 +98,9 @@ pub(super) fn overlay(
     for (key, value) in OVERLAY_OPTIONS {
         fsconfig_set_string(&context, key, value)?;
     }
+    if marks == Marks::User {
+        fsconfig_set_flag(&context, c"userxattr")?;
+    }
     if let Some((upper, work)) = writes {
         set_directory("upperdir", upper)?;
         set_directory("workdir", work)?;
@@ -80,7 +113,12 @@ pub(super) fn overlay(
 
 /// The way of kernels before `lowerdir+`: layers are named by descriptor number, which is short and needs no escaping, so about
 /// 200 of them fit.
-fn overlay_in_one_page(lowers: &[PathBuf], writes: Option<(&Path, &Path)>, attributes: MountAttrFlags) -> Result<OwnedFd, Errno> {
+fn overlay_in_one_page(
+    marks: Marks,
+    lowers: &[PathBuf],
+    writes: Option<(&Path, &Path)>,
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Errno> {
     let directories: Vec<OwnedFd> = lowers.iter().rev().map(open_tree_place).collect::<Result<_, _>>()?;
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let stack: Vec<String> = directories.iter().map(name).collect();
@@ -88,6 +126,9 @@ fn overlay_in_one_page(lowers: &[PathBuf], writes: Option<(&Path, &Path)>, attri
     let opened = writes.map(|(upper, work)| Ok::<_, Errno>((open_tree_place(upper)?, open_tree_place(work)?))).transpose()?;
     if let Some((upper, work)) = &opened {
         options.push_str(&format!(",upperdir={},workdir={},volatile", name(upper), name(work)));
+    }
+    if marks == Marks::User {
+        options.push_str(",userxattr");
     }
     // The kernel would cut the text and complain about half a name.
     if options.len() >= rustix::param::page_size() {

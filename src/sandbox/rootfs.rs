@@ -10,7 +10,7 @@ use rustix::process::{Gid, Uid};
 
 use super::child::{AtStage, Failure};
 use super::error::Stage;
-use super::mounts::{self, OverlayDialect, attach, clone_tree, find_entry, find_inside};
+use super::mounts::{self, Overlays, attach, clone_tree, find_entry, find_inside};
 use super::plan::{Mount, MountKind, Plan, Root, Security};
 use super::sys::{self, Reach};
 
@@ -45,8 +45,8 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 /// Builds the whole tree inside the current, private mount namespace and returns its root, attached.
 ///
 /// Called before the step's command or anything else runs in these namespaces, so nobody can move what is looked up here.
-pub(super) fn assemble(plan: &Plan, dialect: OverlayDialect) -> Result<OwnedFd, Failure<'_>> {
-    let root = mount_root(plan, dialect)?;
+pub(super) fn assemble(plan: &Plan, overlays: Overlays) -> Result<OwnedFd, Failure<'_>> {
+    let root = mount_root(plan, overlays)?;
     // What is mounted here is ours; modes are meant as written.
     let _ = rustix::process::umask(Mode::empty());
     let host_null = host_device("null", 1, 3).at(Stage::MountSystem, "/dev/null")?;
@@ -54,7 +54,7 @@ pub(super) fn assemble(plan: &Plan, dialect: OverlayDialect) -> Result<OwnedFd, 
     let dev = mount_dev(&root, plan)?;
     mount_sys(&root, &host_null, plan.security)?;
     for mount in &plan.mounts {
-        add_mount(&root, &dev, mount, dialect)?;
+        add_mount(&root, &dev, mount, overlays)?;
     }
     Ok(root)
 }
@@ -67,12 +67,12 @@ fn device_attributes(security: Security) -> MountAttrFlags {
     }
 }
 
-fn mount_root(plan: &Plan, dialect: OverlayDialect) -> Result<OwnedFd, Failure<'_>> {
+fn mount_root(plan: &Plan, overlays: Overlays) -> Result<OwnedFd, Failure<'_>> {
     let attributes = device_attributes(plan.security);
     let (tree, path): (OwnedFd, &Path) = match &plan.root {
         Root::Overlay { lowers, upper, work } if !lowers.is_empty() => {
             let writes = Some((upper.as_path(), work.as_path()));
-            (mounts::overlay(dialect, lowers, writes, attributes).at(Stage::MountOverlay, upper)?, upper)
+            (mounts::overlay(overlays, lowers, writes, attributes).at(Stage::MountOverlay, upper)?, upper)
         }
         Root::Overlay { upper: source, .. } | Root::Bind { source } => {
             let place = mounts::open_tree_place(source).at(Stage::OpenTree, source)?;
@@ -235,8 +235,8 @@ fn system_directory(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn add_mount<'a>(root: &OwnedFd, dev: &OwnedFd, mount: &'a Mount, dialect: OverlayDialect) -> Result<(), Failure<'a>> {
-    let tree = mount_source(&mount.kind, &mount.target, dialect)?;
+fn add_mount<'a>(root: &OwnedFd, dev: &OwnedFd, mount: &'a Mount, overlays: Overlays) -> Result<(), Failure<'a>> {
+    let tree = mount_source(&mount.kind, &mount.target, overlays)?;
     let mut place = find_inside(root, &mount.target);
     if let (Err(Errno::NOENT), Some(below)) = (&place, mount.target.strip_prefix("/dev/")) {
         make_stub(dev, below, &tree).at(Stage::FindTarget, &mount.target)?;
@@ -262,7 +262,7 @@ fn is_system_path(root: &OwnedFd, place: &OwnedFd) -> Result<bool, Errno> {
 }
 
 /// Makes the source of a mount as a detached tree.
-fn mount_source<'a>(kind: &'a MountKind, target: &'a str, dialect: OverlayDialect) -> Result<OwnedFd, Failure<'a>> {
+fn mount_source<'a>(kind: &'a MountKind, target: &'a str, overlays: Overlays) -> Result<OwnedFd, Failure<'a>> {
     match kind {
         MountKind::Bind { source, subpath, writable } => {
             let place = mounts::open_tree_place(source).at(Stage::OpenTree, source)?;
@@ -275,7 +275,7 @@ fn mount_source<'a>(kind: &'a MountKind, target: &'a str, dialect: OverlayDialec
         MountKind::Overlay { lowers, subpath, writes } => {
             let attributes = if writes.is_some() { NO_DEV } else { NO_DEV | READ_ONLY };
             let directories = writes.as_ref().map(|writes| (writes.upper.as_path(), writes.work.as_path()));
-            let stack = mounts::overlay(dialect, lowers, directories, attributes).at(Stage::MountOverlay, target)?;
+            let stack = mounts::overlay(overlays, lowers, directories, attributes).at(Stage::MountOverlay, target)?;
             if is_whole(subpath) {
                 return Ok(stack);
             }

@@ -21,14 +21,21 @@ impl Namespaces {
     );
     /// The same with a network of its own.
     pub(super) const OWN_NETWORK: Namespaces = Namespaces(Self::HOST_NETWORK.0 | libc::CLONE_NEWNET as u64);
+    /// Users and groups alone: a namespace to enter before there are steps.
+    pub(super) const USERS: Namespaces = Namespaces(libc::CLONE_NEWUSER as u64);
 }
 
 /// Which side of [`fork_into`] this is.
 pub(super) enum Fork {
     /// The new process, PID 1 of its namespace.
     Child,
-    /// The caller; the descriptor names the child and reads as ready when it has ended.
-    Parent(OwnedFd),
+    /// The caller.
+    Parent {
+        /// Names the child, and reads as ready when it has ended.
+        pidfd: OwnedFd,
+        /// The child's number in the caller's namespace.
+        pid: u32,
+    },
 }
 
 /// Splits off a copy of this process in new namespaces (`clone3`).
@@ -48,7 +55,8 @@ pub(super) fn fork_into(namespaces: Namespaces) -> Result<Fork, Errno> {
         return Ok(Fork::Child);
     }
     // SAFETY: the call succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor that nobody else owns.
-    Ok(Fork::Parent(unsafe { OwnedFd::from_raw_fd(pidfd) }))
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Fork::Parent { pidfd, pid: u32::try_from(pid).map_err(|_| Errno::OVERFLOW)? })
 }
 
 /// Whether a change of mount attributes reaches the mounts below.

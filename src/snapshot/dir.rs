@@ -14,6 +14,7 @@ use rustix::fs::{
     XattrFlags,
 };
 
+use super::stand_in;
 use super::tree::{FileKind, Meta, Time, TreePath, Xattrs};
 use super::xattr::{self, Family};
 
@@ -59,7 +60,11 @@ impl Dir {
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat2(&self.fd, path.as_bytes(), flags, Mode::empty(), BENEATH) {
-            Ok(fd) => Ok(Some(meta_of(&rustix::fs::fstat(fd)?))),
+            Ok(fd) => {
+                let meta = meta_of(&rustix::fs::fstat(&fd)?);
+                // the name that procfs has for a descriptor is followed, to just this file
+                stand_in::seen(meta, || xattr::get_followed(&magic(&fd), stand_in::NAME)).map(Some)
+            }
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Ok(None),
             Err(err) => Err(err.into()),
         }
@@ -78,7 +83,7 @@ impl Dir {
     /// What `name` is; `None` if there is nothing.
     pub fn stat(&self, name: &[u8]) -> io::Result<Option<Meta>> {
         match rustix::fs::statat(&self.fd, component(name)?, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(meta_of(&stat))),
+            Ok(stat) => stand_in::seen(meta_of(&stat), || xattr::get(&self.magic_path(name)?, stand_in::NAME)).map(Some),
             Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(err) => Err(err.into()),
         }
@@ -187,7 +192,8 @@ impl Dir {
         Ok(rustix::fs::linkat(&old.fd, component(old_name)?, &self.fd, component(name)?, AtFlags::empty())?)
     }
 
-    /// Creates a fifo or a device; the umask applies to `mode`. Other kinds answer `EINVAL`.
+    /// Creates a fifo or a device, or what stands for a device where nobody may make one (see [`stand_in`]); the umask applies
+    /// to `mode`. Other kinds answer `EINVAL`.
     pub fn make_special(&self, name: &[u8], kind: FileKind, mode: u32) -> io::Result<()> {
         let (file_type, device) = match kind {
             FileKind::Fifo => (FileType::Fifo, 0),
@@ -197,7 +203,14 @@ impl Dir {
                 return Err(rustix::io::Errno::INVAL.into());
             }
         };
-        Ok(rustix::fs::mknodat(&self.fd, component(name)?, file_type, Mode::from_raw_mode(mode & 0o7777), device)?)
+        let made = rustix::fs::mknodat(&self.fd, component(name)?, file_type, Mode::from_raw_mode(mode & 0o7777), device);
+        match made {
+            Err(rustix::io::Errno::PERM) if matches!(kind, FileKind::Character(..) | FileKind::Block(..)) => {
+                let file = self.create_file(name, mode)?;
+                Ok(rustix::fs::fsetxattr(file, stand_in::NAME, &stand_in::value(kind), XattrFlags::empty())?)
+            }
+            made => Ok(made?),
+        }
     }
 
     /// Creates the mark that deletes `name` of lower layers.
@@ -213,7 +226,8 @@ impl Dir {
     /// Sets the owner of `name`, a link's own if it is one. Clears setuid bits and file capabilities: call it first.
     pub fn chown(&self, name: &[u8], uid: u32, gid: u32) -> io::Result<()> {
         let (uid, gid) = owner(uid, gid)?;
-        Ok(rustix::fs::chownat(&self.fd, component(name)?, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+        let done = rustix::fs::chownat(&self.fd, component(name)?, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+        done.map_err(|errno| unowned(errno, uid, gid))
     }
 
     /// Sets the permission bits of `name`, all of `0o7777`; a symbolic link has none (`EOPNOTSUPP`).
@@ -336,7 +350,7 @@ pub const WHITEOUT: FileKind = FileKind::Character(0, 0);
 /// Sets the owner of an open file; clears setuid bits and file capabilities, so call it before the others.
 pub fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     let (uid, gid) = owner(uid, gid)?;
-    Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
+    rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|errno| unowned(errno, uid, gid))
 }
 
 /// Sets the permission bits of an open file, all of `0o7777`.
@@ -377,6 +391,18 @@ fn owner(uid: u32, gid: u32) -> io::Result<(Uid, Gid)> {
         return Err(rustix::io::Errno::INVAL.into());
     }
     Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
+}
+
+/// A user namespace knows some ids only, and the kernel calls any other an invalid argument.
+fn unowned(errno: rustix::io::Errno, uid: Uid, gid: Gid) -> io::Error {
+    if errno != rustix::io::Errno::INVAL {
+        return errno.into();
+    }
+    let (uid, gid) = (uid.as_raw(), gid.as_raw());
+    let reason = format!(
+        "{uid}:{gid} is not among the ids of this user namespace; a longer range in /etc/subuid and /etc/subgid gives more"
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, reason)
 }
 
 fn timestamps(mtime: Time) -> Timestamps {

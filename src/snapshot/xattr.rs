@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::stand_in;
 use super::tree::Xattrs;
 
 /// Translates between names on disk and names as an image has them.
@@ -27,6 +28,9 @@ impl Names {
             if let Some(rest) = name.strip_prefix(prefix) {
                 return rest.strip_prefix(ESCAPE).map(|rest| Cow::Owned([prefix, rest].concat()));
             }
+        }
+        if name == stand_in::NAME {
+            return None;
         }
         let belongs = name.starts_with(b"user.")
             || name.starts_with(b"trusted.")
@@ -101,6 +105,11 @@ pub(super) fn list(path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
 /// One stored xattr; `None` if it is not there.
 pub(super) fn get(path: &[u8], name: &[u8]) -> io::Result<Option<Vec<u8>>> {
     grown(|buffer| rustix::fs::lgetxattr(path, name, buffer))
+}
+
+/// The same, of what the links in `path` lead to.
+pub(super) fn get_followed(path: &[u8], name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    grown(|buffer| rustix::fs::getxattr(path, name, buffer))
 }
 
 /// Removes overlayfs's marks of both families from the file at the host path `path` (not followed), apart from `kept`.

@@ -151,11 +151,6 @@ impl Store {
         &self.inner.root
     }
 
-    /// The user whose store it is: who opened it.
-    pub fn owner(&self) -> u32 {
-        rustix::process::geteuid().as_raw()
-    }
-
     /// How whiteouts and opaque marks are kept in this store's layer trees.
     pub fn flavour(&self) -> Flavour {
         self.inner.flavour

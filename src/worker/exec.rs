@@ -23,7 +23,6 @@ use crate::graph::{ExecOp, Network, Security};
 use crate::layer;
 use crate::sandbox::{self, Exit, Launcher, Plan, Running, SandboxError};
 use crate::snapshot::builder::{Attributes, LayerBuilder};
-use crate::snapshot::xattr::Family;
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve, upper};
 use crate::store::{Record, TempDir};
 
@@ -72,7 +71,7 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
         });
     }
     let upper_dir = temp.path.join("upper");
-    let changes = upper::keep_changes(&upper_dir, &view, Family::Trusted)?;
+    let changes = upper::keep_changes(&upper_dir, &view, shared.family())?;
     for path in changes.reserved {
         output.note(format!("`{path}` stays out of the layer: names that begin with `.wh.` mean deletions there"));
     }

@@ -21,11 +21,12 @@ use crate::reference::ImageRef;
 use crate::registry::Client;
 use crate::sandbox::{self, Launcher};
 use crate::schedule::{Prepared, Slot, Worker};
+use crate::snapshot::xattr::Family;
 use crate::source;
 use crate::source::context::Context;
 use crate::source::http::HttpFile;
 use crate::source::image::{BaseLayer, ResolvedImage};
-use crate::store::{Record, Soundness, Store, StoredLayer};
+use crate::store::{Flavour, Record, Soundness, Store, StoredLayer};
 use crate::task;
 
 mod agent;
@@ -123,6 +124,16 @@ pub struct Shared {
     pub processors: usize,
     /// Turns true when everything has to stop.
     pub cancel: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// Where the overlays of this build keep their marks: where its store can.
+    fn family(&self) -> Family {
+        match self.store.flavour() {
+            Flavour::Trusted => Family::Trusted,
+            Flavour::User | Flavour::Plain => Family::User,
+        }
+    }
 }
 
 /// Runs steps on this machine.
@@ -224,7 +235,11 @@ impl LocalWorker {
     }
 
     async fn launcher(&self) -> Result<&Launcher, WorkError> {
-        let start = || async { task::blocking(Launcher::start).await.map_err(WorkError::from) };
+        let marks = match self.shared.family() {
+            Family::Trusted => sandbox::Marks::Trusted,
+            Family::User => sandbox::Marks::User,
+        };
+        let start = || async { task::blocking(move || Launcher::start(marks)).await.map_err(WorkError::from) };
         self.launcher.get_or_try_init(start).await
     }
 

@@ -1,0 +1,162 @@
+//! Builds by users who are not root. The user exists in a mount namespace of the test only: files that are bound over
+//! `/etc/passwd`, `/etc/subuid` and `/etc/subgid` name it, and nothing of the machine changes.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use common::{Run, Space, busybox_tar, judge, run, sample, skip_unless};
+use rustix::fs::XattrFlags;
+
+/// Makes the user and becomes it: `sh -ec MAKE_USER sh SPACE RANGES COMMAND...`. The space is at `/mnt`.
+const MAKE_USER: &str = r#"
+mount --bind "$1" /mnt
+cp /etc/passwd /mnt/passwd
+echo 'cooper:x:4242:4242::/mnt/home:/bin/sh' >> /mnt/passwd
+printf "$2" > /mnt/ranges
+mount --bind /mnt/passwd /etc/passwd
+for file in /etc/subuid /etc/subgid; do
+    [ -e "$file" ] || touch "$file"
+    mount --bind /mnt/ranges "$file"
+done
+eval "$3"
+shift 3
+cd /mnt
+exec setpriv --reuid 4242 --regid 4242 --clear-groups env -i HOME=/mnt/home PATH="$PATH" SOURCE_DATE_EPOCH=86400 "$@"
+"#;
+
+const RANGES: &str = "cooper:1000000:65536\\n";
+
+/// A user's directory with croze and a base image's tar in it, beside a store of root's.
+struct Shop {
+    space: Space,
+}
+
+impl Shop {
+    fn open(test: &str) -> Option<Shop> {
+        if !skip_unless(test, &["unshare", "setpriv", "newuidmap", "newgidmap"]) {
+            return None;
+        }
+        let shop = Shop { space: Space::with_busybox() };
+        shop.space.write("home/.keep", "");
+        for (source, name) in [(env!("CARGO_BIN_EXE_croze"), "croze"), (busybox_tar(), "busybox.tar")] {
+            fs::copy(source, shop.space.path(name)).expect("copies");
+        }
+        run(Command::new("chmod").arg("a+rx").args([".", "croze", "busybox.tar"].map(|name| shop.space.path(name)))).succeeds();
+        run(Command::new("chown").args(["-R", "4242:4242"]).arg(shop.space.path("home"))).succeeds();
+        Some(shop)
+    }
+
+    /// Lets everybody read a directory of the space.
+    fn share(&self, name: &str) {
+        run(Command::new("chmod").args(["-R", "a+rX"]).arg(self.space.path(name))).succeeds();
+    }
+
+    /// Runs a program as the user, after `before` as root.
+    fn as_user(&self, ranges: &str, before: &str, arguments: &[&str]) -> Run {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--", "sh", "-ec", MAKE_USER, "sh"]).arg(self.space.path(".")).args([ranges, before]);
+        run(command.args(arguments))
+    }
+
+    /// Builds a context as root and as the user; both must give the same image. Returns the user's run.
+    #[track_caller]
+    fn builds_the_same(&self, context: &str) -> Run {
+        let output = |name: &str| format!("type=oci,tar=false,dest={name},rewrite-timestamp=true");
+        let mut command = self.space.command(["build", "-o", &output("root-layout"), context]);
+        Run::of(command.env("SOURCE_DATE_EPOCH", "86400").output().expect("croze starts")).succeeds();
+        self.as_user(RANGES, "", &["/mnt/croze", "import", "/mnt/busybox.tar", "busybox"]).succeeds();
+        let built =
+            self.as_user(RANGES, "", &["/mnt/croze", "build", "--progress=plain", "-o", &output("/mnt/home/layout"), context]);
+        let built = built.succeeds();
+        assert_eq!(self.space.read("home/layout/index.json"), self.space.read("root-layout/index.json"));
+        judge("skopeo", &["inspect", &format!("oci:{}", self.space.text_path("home/layout"))]);
+        built
+    }
+}
+
+#[test]
+fn a_user_builds_roots_image() {
+    let Some(shop) = Shop::open("a_user_builds_roots_image") else { return };
+    run(Command::new("cp").args(["-r", &sample("multi")]).arg(shop.space.path("sample"))).succeeds();
+    shop.share("sample");
+    shop.builds_the_same("sample");
+    let store = shop.space.path("home/.local/share/croze/version");
+    assert!(store.is_file(), "the store is in the user's own directory");
+}
+
+#[test]
+fn owners_modes_capabilities_and_deletions_are_roots() {
+    let Some(shop) = Shop::open("owners_modes_capabilities_and_deletions_are_roots") else { return };
+    // an archive with a device and a file capability: cap_net_raw, version 2
+    let tree = shop.space.path("tree");
+    shop.space.write("tree/bin/ping", "#!/bin/sh\n");
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    rustix::fs::setxattr(tree.join("bin/ping"), "security.capability", &capability, XattrFlags::empty()).expect("root may");
+    run(Command::new("mknod").arg(tree.join("null")).args(["c", "1", "3"])).succeeds();
+    rustix::fs::setxattr(tree.join("bin"), "user.kind", b"tools", XattrFlags::empty()).expect("root may");
+    let tar = ["--xattrs", "--xattrs-include=*", "--mtime=@0", "--owner=7", "--group=8", "-cf"];
+    fs::create_dir(shop.space.path("ctx")).expect("a directory");
+    run(Command::new("tar").args(tar).arg(shop.space.path("ctx/tools.tar")).arg("-C").arg(&tree).arg(".")).succeeds();
+    shop.space.dockerfile(
+        r#"FROM busybox
+ADD tools.tar /opt/
+COPY --chown=1000:2000 --chmod=4711 Dockerfile /a
+RUN cp /a /b && chown 3:65534 /b && chmod 6755 /b && ln /b /c && ln -s /nowhere /d && chown -h 9:9 /d && mkfifo /e
+RUN mkdir -m 1777 /shared && rm /etc/group && rm -rf /usr && mkdir /usr && touch /usr/new && chown 5 /opt/bin
+RUN rm -rf /shared && chown 12 /opt/bin/ping && touch /etc/group
+USER 65534
+RUN id -u > /tmp/who && umask 077 && mkdir -p /tmp/x/y
+"#,
+    );
+    let built = shop.builds_the_same("ctx");
+    assert!(built.count("DONE") > 5, "{}", built.stderr);
+}
+
+#[test]
+fn a_missing_mapper_is_named_with_its_package() {
+    let Some(shop) = Shop::open("a_missing_mapper_is_named_with_its_package") else { return };
+    shop.space.dockerfile("FROM scratch\n");
+    let before = "mkdir /mnt/bin; for tool in sh env setpriv; do ln -s \"$(command -v $tool)\" /mnt/bin/; done; PATH=/mnt/bin";
+    shop.as_user(RANGES, before, &["/mnt/croze", "build", "ctx"]).fails(
+        5,
+        "error: `newuidmap` is not installed, which gives a user the ids of `/etc/subuid`\n |\n = help: install the package `uidmap` (`shadow-utils` on Fedora)",
+    );
+}
+
+#[test]
+fn a_range_that_is_not_the_users_is_told_in_the_mappers_words() {
+    let Some(shop) = Shop::open("a_range_that_is_not_the_users_is_told_in_the_mappers_words") else { return };
+    shop.space.dockerfile("FROM scratch\n");
+    let before = "printf '#!/bin/sh\\necho no such luck >&2\\nexit 1\\n' > /mnt/newuidmap; chmod 755 /mnt/newuidmap; \
+                  mount --bind /mnt/newuidmap \"$(command -v newuidmap)\"";
+    let run = shop.as_user(RANGES, before, &["/mnt/croze", "build", "ctx"]);
+    assert_eq!(run.code, Some(5));
+    assert!(run.stderr.contains("`newuidmap` does not give user 4242 the ids of `/etc/subuid`: no such luck"), "{}", run.stderr);
+}
+
+#[test]
+fn a_kernel_without_user_namespaces_is_told_with_its_setting() {
+    let Some(shop) = Shop::open("a_kernel_without_user_namespaces_is_told_with_its_setting") else { return };
+    shop.space.dockerfile("FROM scratch\n");
+    // the limit is one of each user namespace: inside this one it is 0, and the machine's stays
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-ec"]);
+    let script = "echo 0:100:9 > \"$1/ranges\"; for file in /etc/subuid /etc/subgid; do \
+                  [ -e $file ] || touch $file; mount --bind \"$1/ranges\" $file; done; echo 0 > /proc/sys/user/max_user_namespaces; cd \"$1\"; exec setpriv --bounding-set=-all \"$1/croze\" build --root home/s ctx";
+    let run = run(command.args([script, "sh"]).arg(shop.space.path(".")));
+    assert_eq!(run.code, Some(5), "{}", run.stderr);
+    assert!(run.stderr.contains("sudo sysctl -w user.max_user_namespaces="), "{}", run.stderr);
+}
+
+#[test]
+fn the_store_is_readable_without_a_namespace() {
+    let Some(shop) = Shop::open("the_store_is_readable_without_a_namespace") else { return };
+    shop.as_user(RANGES, "", &["/mnt/croze", "import", "/mnt/busybox.tar", "busybox"]).succeeds();
+    let images = shop.as_user("", "", &["/mnt/croze", "images"]).succeeds();
+    assert!(images.stdout.contains("busybox:latest"), "{}", images.stdout);
+    let mode = fs::metadata(shop.space.path("home/.local/share/croze")).expect("the store").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
