@@ -333,6 +333,7 @@ fn options(request: &BuildRequest, inputs: &Inputs) -> Options {
         extra_hosts: request.extra_hosts.clone(),
         shm_size_bytes: request.shm_size_bytes,
         ulimits: request.ulimits.clone(),
+        limits: request.limits,
         has_main_context: !matches!(request.context, ContextSource::Stream(_)),
         ignore: inputs.ignore.clone(),
         stages: Wish::Target,

@@ -10,12 +10,13 @@ use tokio::sync::watch;
 use crate::diagnostic::{Diagnostic, with_causes};
 use crate::digest::Digest;
 use crate::event::EventSink;
-use crate::graph::Network;
+use crate::graph::{Limits, Network};
 use crate::reference::{ImageRef, Platform};
 use crate::sandbox;
 use crate::store::Store;
 pub use disk::DISK_FULL;
 
+pub use crate::plan::limits::{BadLimit, retry, time_limit};
 pub use crate::worker::{Secret, SecretSource, SshAgent};
 
 mod build;
@@ -69,6 +70,8 @@ pub struct BuildRequest {
     pub shm_size_bytes: Option<u64>,
     /// `--ulimit`: name, soft, hard.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// `--step-timeout`, `--no-output-timeout`, `--retry-run`.
+    pub limits: Limits,
     /// RUN steps at the same time.
     pub max_parallelism: usize,
     /// The time that new layers get.

@@ -12,8 +12,8 @@ use crate::sandbox::SandboxError;
 use crate::source::SourceError;
 use crate::source::context::ContextError;
 use crate::store::StoreError;
-use crate::worker::WorkError;
 use crate::worker::copy::CopyError;
+use crate::worker::{Expired, WorkError};
 
 /// A step's failure, pointing at the word of its instruction that is to blame. Without a `step`, at nothing.
 pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
@@ -21,6 +21,7 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
     let origin = step.map_or(&nowhere, |step| &step.origin);
     let (kind, code) = match error {
         WorkError::Command { .. } => (ErrorKind::Step, "command-failed"),
+        WorkError::Expired { .. } => (ErrorKind::Step, "command-expired"),
         WorkError::Copy(_) => (ErrorKind::Usage, "copy-failed"),
         WorkError::Identity(_) => (ErrorKind::Usage, "unknown-user"),
         WorkError::NotGiven { .. } => (ErrorKind::Usage, "not-given"),
@@ -38,6 +39,7 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
     };
     let diagnostic = match error {
         WorkError::Command { how, tail, hint } => command_diagnostic(code, how, tail, hint.as_deref(), origin),
+        WorkError::Expired { limit, processes, tail } => expired_diagnostic(code, *limit, processes, tail, origin),
         WorkError::DiskFilled { how, tail } => command_diagnostic(code, how, tail, None, origin),
         WorkError::Copy(error) => copy_diagnostic(error, origin),
         WorkError::Identity(error) => user_diagnostic(code, error, origin),
@@ -178,6 +180,23 @@ fn command_diagnostic(code: &'static str, how: &str, tail: &[String], hint: Opti
         Some(hint) => diagnostic.help(hint),
         None => diagnostic,
     }
+}
+
+fn expired_diagnostic(code: &'static str, limit: Expired, processes: &[String], tail: &[String], origin: &Origin) -> Diagnostic {
+    let message = format!("`RUN` {limit} and was ended");
+    let (flag, comment) = match limit {
+        Expired::Time(_) => ("--step-timeout", "croze:timeout"),
+        Expired::Silence(_) => ("--no-output-timeout", "croze:no-output-timeout"),
+    };
+    let mut diagnostic = in_stage(at_instruction(code, message, origin), origin);
+    if !processes.is_empty() {
+        diagnostic = diagnostic.note(format!("what ran then:\n{}", processes.join("\n")));
+    }
+    diagnostic = diagnostic.note(match tail {
+        [] => "it had printed nothing".to_owned(),
+        tail => format!("the last lines of its output:\n{}", tail.join("\n")),
+    });
+    diagnostic.help(format!("if it needs more time, raise `{flag}`, or write `# {comment}=TIME` above the instruction"))
 }
 
 /// A user that the image does not know, at the `USER` that says so.

@@ -179,6 +179,15 @@ pub struct BuildArgs {
     /// Resource limit of RUN steps
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     pub ulimits: Vec<String>,
+    /// End a RUN step that takes longer, such as 30m
+    #[arg(long, value_name = "TIME")]
+    pub step_timeout: Option<String>,
+    /// End a RUN step that prints nothing for so long, such as 5m
+    #[arg(long, value_name = "TIME")]
+    pub no_output_timeout: Option<String>,
+    /// Run a RUN step again, up to N times, when the network failed it (with `:any`, after any failure)
+    #[arg(long, value_name = "N[:any]")]
+    pub retry_run: Option<String>,
     /// RUN steps at the same time
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub max_parallelism: u16,

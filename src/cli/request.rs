@@ -9,7 +9,7 @@ use crate::cli::args::{BuildArgs, ProgressMode};
 use crate::cli::environment::Environment;
 use crate::cli::values::{self, BadValue};
 use crate::diagnostic::Diagnostic;
-use crate::graph::Network;
+use crate::graph::{Limits, Network};
 use crate::reference::{ImageRef, Platform};
 
 /// What to do with the Dockerfile.
@@ -73,6 +73,14 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
         extra_hosts: problems.all("--add-host", &args.add_hosts, values::host),
         shm_size_bytes: args.shm_size.and_then(|text| problems.one("--shm-size", &text, values::bytes)),
         ulimits: problems.all("--ulimit", &args.ulimits, values::ulimit),
+        limits: Limits {
+            time: args.step_timeout.and_then(|text| problems.one("--step-timeout", &text, values::time_limit)).flatten(),
+            silence: args
+                .no_output_timeout
+                .and_then(|text| problems.one("--no-output-timeout", &text, values::time_limit))
+                .flatten(),
+            retry: args.retry_run.and_then(|text| problems.one("--retry-run", &text, values::retry)).flatten(),
+        },
         max_parallelism: usize::from(args.max_parallelism),
         now,
         stdout: Box::new(std::io::stdout()),

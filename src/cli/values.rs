@@ -1,10 +1,11 @@
 //! Reads the values of flags. Each function takes the text after the flag and says what is wrong with it in words.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::builder::{Entitlement, NamedContextSource, Secret, SecretSource, SshAgent};
+use crate::builder::{self, BadLimit, Entitlement, NamedContextSource, Secret, SecretSource, SshAgent};
 use crate::cli::environment::Environment;
-use crate::graph::Network;
+use crate::graph::{Network, Retry};
 use crate::reference::BadReference;
 
 /// Why a flag's value cannot be used.
@@ -48,6 +49,9 @@ pub enum BadValue {
         /// Its name.
         name: String,
     },
+    /// No time limit, no number of attempts.
+    #[error(transparent)]
+    Limit(#[from] BadLimit),
     /// No image name.
     #[error(transparent)]
     Reference(#[from] BadReference),
@@ -66,6 +70,16 @@ pub fn build_arg(text: &str, environment: &Environment) -> Result<Option<(String
         Some((name, value)) => Ok(Some((name.to_owned(), value.to_owned()))),
         None => Ok(environment.variables.get(text).map(|value| (text.to_owned(), value.clone()))),
     }
+}
+
+/// `--step-timeout`, `--no-output-timeout`: a duration as Go writes it; zero is none.
+pub fn time_limit(text: &str) -> Result<Option<Duration>, BadValue> {
+    Ok(builder::time_limit(text)?)
+}
+
+/// `--retry-run`: `N` or `N:any`; zero is none.
+pub fn retry(text: &str) -> Result<Option<Retry>, BadValue> {
+    Ok(builder::retry(text)?)
 }
 
 /// `--label`: `KEY=VALUE`; `KEY` alone has an empty value.

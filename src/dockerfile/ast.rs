@@ -174,6 +174,8 @@ pub struct Run {
     pub security: Option<Spanned<RunSecurity>>,
     /// `--device` values.
     pub devices: Vec<Spanned<String>>,
+    /// Comments above the instruction that begin with `croze:`, such as `croze:timeout=30s`.
+    pub comments: Vec<Spanned<String>>,
 }
 
 impl Run {

@@ -29,9 +29,9 @@ impl Skipped {
     }
 
     /// What the comments above one instruction leave out for it; a broken option is no option.
-    pub(super) fn from_comments(comments: &[String]) -> Skipped {
+    pub(super) fn from_comments(comments: &[Spanned<String>]) -> Skipped {
         let value = comments.iter().find_map(|comment| {
-            let (key, value) = comment.split_once('=')?;
+            let (key, value) = comment.value.split_once('=')?;
             key.trim().eq_ignore_ascii_case("check").then(|| value.trim().split(' ').next().unwrap_or_default())
         });
         value.and_then(|value| Options::from_text(value).ok()).unwrap_or_default().skipped
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_comment_speaks_for_its_instruction() {
-        let comments = |text: &str| Skipped::from_comments(&[text.to_owned()]);
+        let comments = |text: &str| Skipped::from_comments(&[Spanned::new(text.to_owned(), Span::new(0, 0))]);
         assert!(comments("check=skip=A").contains("A"));
         assert_eq!(comments("check=skop=A"), Skipped::Nothing);
         assert_eq!(comments("check this"), Skipped::Nothing);

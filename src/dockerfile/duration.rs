@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Reads a duration. `None` for text that is not one, or one of more than about 292 years.
 ///
 /// A sign may stand in front; the answer to `-5s` is its size and `true`.
-pub(super) fn parse(text: &str) -> Option<(Duration, bool)> {
+pub fn parse(text: &str) -> Option<(Duration, bool)> {
     let (negative, mut rest) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),

@@ -185,7 +185,7 @@ fn run(name: Span, flags: &mut Flags, args: Text<'_>, heredocs: Vec<Heredoc>, cx
         };
         Some(Spanned::new(security, value.span))
     });
-    Some(Run { command, heredocs, mounts, network, security, devices: flags.many("device") })
+    Some(Run { command, heredocs, mounts, network, security, devices: flags.many("device"), comments: Vec::new() })
 }
 
 /// A value that is none of `choices`.

@@ -104,7 +104,7 @@ pub(super) struct Logical {
     /// Lines of blanks inside the continuation; each span covers the line, without its newline.
     pub(super) empty_continuations: Vec<Span>,
     /// Comments of the lines above that belong to it, `#` removed, blanks around them removed.
-    pub(super) comments: Vec<String>,
+    pub(super) comments: Vec<Spanned<String>>,
 }
 
 /// A heredoc's lines as they stand in the source.
@@ -138,6 +138,12 @@ impl<'a> Physical<'a> {
         self.text.trim_start().is_empty()
     }
 
+    /// `part`, a slice of this line, with its place.
+    fn part(self, part: &str) -> Spanned<String> {
+        let start = self.start + (part.as_ptr().addr() - self.text.as_ptr().addr());
+        Spanned::new(part.to_owned(), Span::new(start, start + part.len()))
+    }
+
     fn span(self) -> Span {
         Span::new(self.start, self.start + self.text.len())
     }
@@ -156,7 +162,7 @@ impl<'a> LineReader<'a> {
             let line = self.next_physical()?;
             match line.comment().map(str::trim) {
                 Some("") => comments.clear(),
-                Some(comment) => comments.push(comment.to_owned()),
+                Some(comment) => comments.push(line.part(comment)),
                 None if line.is_empty() => {}
                 None => break line,
             }
@@ -281,7 +287,9 @@ mod tests {
     fn comments_above_belong_to_the_instruction() {
         let source = Source::new("Dockerfile", "# old\n#\n# one\n\n#two\nRUN a");
         let logical = LineReader::new(&source, 0, '\\').next_logical().expect("one line");
-        assert_eq!(logical.comments, ["one", "two"]);
+        let comments: Vec<&str> = logical.comments.iter().map(|comment| comment.value.as_str()).collect();
+        assert_eq!(comments, ["one", "two"]);
+        assert!(logical.comments.iter().all(|comment| source.text()[comment.span.range()] == comment.value));
     }
 
     #[test]

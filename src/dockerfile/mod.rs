@@ -10,12 +10,12 @@
 
 pub mod ast;
 pub mod check;
+pub mod duration;
 pub mod expand;
 pub mod ignore;
 pub mod mount;
 
 mod directives;
-mod duration;
 mod flags;
 mod glob;
 mod healthcheck;

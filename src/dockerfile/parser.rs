@@ -156,9 +156,24 @@ impl<'a> Parser<'a> {
             }
             Some(keyword) => self.ordinary(keyword, statement),
         };
+        let read = self.with_comments(read, &logical.comments);
         let skipped = check::Skipped::from_comments(&logical.comments);
         if skipped != check::Skipped::Nothing {
             self.skips.push((text.span(), skipped));
+        }
+        read
+    }
+
+    /// Hands comments of the form `# croze:…` to the `RUN` below them.
+    fn with_comments(&mut self, mut read: Option<Read>, comments: &[Spanned<String>]) -> Option<Read> {
+        let ours = comments.iter().filter(|comment| comment.value.starts_with("croze:"));
+        if let Some(Read::Instruction(Instruction { kind: InstructionKind::Run(run), .. })) = &mut read {
+            run.comments = ours.cloned().collect();
+        } else if read.is_some() {
+            self.diagnostics.extend(ours.map(|comment| {
+                let message = format!("`# {}` has an effect above `RUN` only", comment.value);
+                Diagnostic::warning("comment-without-effect", message, self.source, comment.span)
+            }));
         }
         read
     }

@@ -7,6 +7,7 @@
 //! Elsewhere: cache keys (`cache`), how an op runs (`worker`).
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
@@ -50,6 +51,37 @@ pub struct Origin {
     pub stage_label: String,
     /// Where the parts of the instruction stand.
     pub words: Words,
+    /// How it may run; a result is the same whatever the limits were.
+    pub limits: Limits,
+}
+
+/// How long a command may take, and how often it is tried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// From its start to its end.
+    pub time: Option<Duration>,
+    /// Without a byte of output.
+    pub silence: Option<Duration>,
+    /// What a failure is followed by.
+    pub retry: Option<Retry>,
+}
+
+/// Further attempts after failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// At most so many, beside the first one.
+    pub times: u32,
+    /// After which failures.
+    pub when: RetryWhen,
+}
+
+/// Which failures of a command another attempt may mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryWhen {
+    /// Those whose last lines speak of the network.
+    NetworkFailed,
+    /// All.
+    AnyFailure,
 }
 
 /// The parts of an instruction that a failure can be about; but for `user`, all spans point into the text of the origin's `place`.

@@ -7,7 +7,7 @@ use super::stages::{BaseKind, Command, Node, Stages};
 use super::{Base, Bases, Draft, DraftHistory, ImageLocation, Lowered, Options, checks, path, words};
 use crate::diagnostic::{Diagnostic, Source, Span};
 use crate::dockerfile::{Dockerfile, InstructionKind, Word};
-use crate::graph::{ContextOp, Graph, ImageOp, Op, Origin, StepIndex, Words};
+use crate::graph::{ContextOp, Graph, ImageOp, Limits, Op, Origin, StepIndex, Words};
 use crate::image::{ContainerConfig, History, ImageConfig, RootFs};
 use crate::reference::Platform;
 
@@ -338,6 +338,7 @@ impl StageLowering<'_, '_> {
             stage: self.lowering.stages.stage_name(self.index),
             stage_label: self.lowering.stages.nodes[self.index].label.clone(),
             words: Words::default(),
+            limits: Limits::default(),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::diagnostic::{Diagnostic, Severity, Source, Span};
 use crate::digest::Digest;
 use crate::dockerfile::Dockerfile;
 use crate::dockerfile::ignore::Patterns;
-use crate::graph::{Graph, Network, StepIndex};
+use crate::graph::{Graph, Limits, Network, StepIndex};
 use crate::image::{History, ImageConfig};
 use crate::reference::{ImageRef, Platform};
 
@@ -27,6 +27,7 @@ mod configure;
 mod expose;
 mod from;
 mod globals;
+pub mod limits;
 mod lowering;
 mod path;
 mod remote;
@@ -74,6 +75,8 @@ pub struct Options {
     pub shm_size_bytes: Option<u64>,
     /// `--ulimit`: name, soft, hard.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// `--step-timeout`, `--no-output-timeout`, `--retry-run`.
+    pub limits: Limits,
     /// Whether there is a main context; without one its tree is empty.
     pub has_main_context: bool,
     /// What the main context leaves out.
@@ -101,6 +104,7 @@ impl Options {
             extra_hosts: Vec::new(),
             shm_size_bytes: None,
             ulimits: Vec::new(),
+            limits: Limits::default(),
             has_main_context: true,
             ignore: None,
             stages: Wish::Target,

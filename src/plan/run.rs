@@ -44,6 +44,7 @@ impl StageLowering<'_, '_> {
         let mut origin = self.origin(&shown, command);
         origin.words.mounts = run.mounts.iter().map(|mount| mount.span).collect();
         origin.words.user.clone_from(&self.state.user_place);
+        origin.limits = self.limits(run, source);
         let mut env = self.state.scope.clone();
         if let Some(socket) = mounts.ssh_sockets.first()
             && env.value("SSH_AUTH_SOCK").is_none()

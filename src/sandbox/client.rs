@@ -22,7 +22,7 @@ use super::launcher;
 use super::mounts::{Marks, clone_tree};
 use super::plan::Plan;
 use super::sys::{self, Reach};
-use super::wire::{self, Report, Request};
+use super::wire::{self, Ask, Report, Request};
 
 /// A running launcher process. Dropping it ends the process and every step that still runs.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl Launcher {
         let plan = write_plan(plan).map_err(|source| SandboxError::Send { action: "write a step's plan", source })?;
         let request = Request { plan, control: control_theirs, stdout: stdout_theirs, stderr: stderr_theirs };
         match request.send(&self.socket) {
-            Ok(()) => Ok(Running { stdout, stderr, control, exit: None }),
+            Ok(()) => Ok(Running { stdout, stderr, control, exit: None, pid: None }),
             Err(Errno::PIPE | Errno::CONNRESET) => Err(self.why_gone()),
             Err(errno) => Err(failed("send a step's plan")(errno)),
         }
@@ -119,6 +119,7 @@ pub struct Running {
     pub stderr: OwnedFd,
     control: OwnedFd,
     exit: Option<Exit>,
+    pid: Option<i32>,
 }
 
 impl Running {
@@ -127,9 +128,10 @@ impl Running {
     /// # Errors
     /// What kept the command from running, once; or `SandboxError::LauncherGone`.
     pub fn wait(&mut self) -> Result<Exit, SandboxError> {
-        match self.receive(RecvFlags::empty())? {
-            Some(exit) => Ok(exit),
-            None => Err(SandboxError::LauncherGone),
+        loop {
+            if let Some(exit) = self.receive(RecvFlags::empty())? {
+                return Ok(exit);
+            }
         }
     }
 
@@ -152,12 +154,39 @@ impl Running {
         let _ = shutdown(&self.control, Shutdown::Write);
     }
 
+    /// The command's process id as this process sees it; `None` if the step has ended.
+    ///
+    /// # Errors
+    /// As for [`Running::wait`].
+    pub fn pid(&mut self) -> Result<Option<u32>, SandboxError> {
+        // It has ended, and then the answer is its end.
+        let _ = Ask::Pid.send(&self.control);
+        while self.pid.is_none() {
+            if self.receive(RecvFlags::empty())?.is_some() {
+                return Ok(None);
+            }
+        }
+        Ok(self.pid.and_then(|pid| u32::try_from(pid).ok()))
+    }
+
+    /// Sends a signal to the command. As process 1 of its namespace it gets only those that it has a handler for.
+    pub fn signal(&self, number: i32) {
+        // Fails only when the step has ended.
+        let _ = Ask::Signal(number).send(&self.control);
+    }
+
+    /// Takes one report in; the end of the step if it has come.
     fn receive(&mut self, flags: RecvFlags) -> Result<Option<Exit>, SandboxError> {
         if self.exit.is_none() {
-            self.exit = wire::receive_report(&self.control, flags, |report| match report {
-                Report::Exited(code) => Ok(Exit::Code(code)),
-                Report::Signaled(signal) => Ok(Exit::Signal(signal)),
-                Report::Failed { stage, errno, subject } => Err(wire::explain(stage, errno, subject)),
+            let (exit, pid) = (&mut self.exit, &mut self.pid);
+            wire::receive_report(&self.control, flags, |report| {
+                match report {
+                    Report::Exited(code) => *exit = Some(Exit::Code(code)),
+                    Report::Signaled(signal) => *exit = Some(Exit::Signal(signal)),
+                    Report::Runs(number) => *pid = Some(number),
+                    Report::Failed { stage, errno, subject } => return Err(wire::explain(stage, errno, subject)),
+                }
+                Ok(())
             })?;
         }
         Ok(self.exit)

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 
@@ -25,7 +25,7 @@ use super::error::Stage;
 use super::mounts::{Marks, OverlayDialect, Overlays};
 use super::plan::{Network, Plan};
 use super::sys::{self, Fork, Namespaces};
-use super::wire::{Report, Request};
+use super::wire::{Ask, Report, Request};
 use super::{LAUNCHER_NAME, seccomp};
 
 /// Whether this process was started to be a launcher. Ask it first thing in `main`.
@@ -102,8 +102,8 @@ impl Launcher {
         loop {
             let ready = self.wait_for_events()?;
             for (step, events) in self.steps.iter_mut().zip(&ready.steps) {
-                if *events == StepEvents::Abandoned {
-                    step.kill();
+                if *events == StepEvents::Asked {
+                    step.answer();
                 }
             }
             let mut events = ready.steps.iter();
@@ -141,7 +141,7 @@ impl Launcher {
             if !fds[0].revents().is_empty() {
                 StepEvents::Ended
             } else if !fds[1].revents().is_empty() && step.state == State::Running {
-                StepEvents::Abandoned
+                StepEvents::Asked
             } else {
                 StepEvents::Nothing
             }
@@ -201,11 +201,29 @@ struct Ready {
 enum StepEvents {
     Nothing,
     Ended,
-    /// The builder does not want the step any more.
-    Abandoned,
+    /// The builder has a question, or does not want the step any more.
+    Asked,
 }
 
 impl Step {
+    /// Does what the builder asks.
+    fn answer(&mut self) {
+        match Ask::receive(&self.control) {
+            None => self.kill(),
+            // Errors mean that the step has ended, which its report will say.
+            Some(Ask::Pid) => {
+                if let Some(pid) = pid_of(&self.pidfd) {
+                    let _ = Report::Runs(pid).send(&self.control);
+                }
+            }
+            Some(Ask::Signal(number)) => {
+                if let Some(signal) = Signal::from_named_raw(number) {
+                    let _ = pidfd_send_signal(&self.pidfd, signal);
+                }
+            }
+        }
+    }
+
     /// Kills PID 1 of the step's namespace; the kernel then kills the others.
     fn kill(&mut self) {
         self.state = State::Dying;
@@ -224,6 +242,13 @@ impl Step {
         // An error means that the builder has dropped the step.
         let _ = report.send(&self.control);
     }
+}
+
+/// The process that a descriptor stands for; `None` once it is gone.
+fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
+    let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid = facts.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    pid.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 fn read_plan(plan: OwnedFd) -> Result<Plan, Errno> {

@@ -1,8 +1,9 @@
 //! What the builder's side and the launcher say to each other. Both are the same program, so there is no version.
 //!
 //! A request is one message on the launcher's socket with four descriptors: the plan (a memory file of JSON), the step's end of
-//! its control socket, and the write ends of its output pipes. All else about that step goes over its control socket: the
-//! builder closing its writing half means "kill"; the one message in the other direction is a [`Report`].
+//! its control socket, and what becomes its standard output and error. All else about that step goes over its control socket:
+//! the builder closing its writing half means "kill", and it may send an [`Ask`]; in the other direction go [`Report`]s, of which
+//! one that tells the end is the last.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -62,9 +63,46 @@ impl Request {
     }
 }
 
-/// How a step ended.
+/// What the builder asks about a running step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// Its process id, answered by [`Report::Runs`].
+    Pid,
+    /// To send a signal to the command.
+    Signal(i32),
+}
+
+impl Ask {
+    /// Sends the question. An error means that the step has ended.
+    pub(super) fn send(self, control: impl AsFd) -> Result<(), Errno> {
+        let number = match self {
+            Ask::Pid => 0,
+            Ask::Signal(number) => number,
+        };
+        let number = number.to_le_bytes();
+        let parts = [IoSlice::new(&number)];
+        sendmsg(control, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        Ok(())
+    }
+
+    /// The next question; `None` when the builder wants the step no more.
+    pub(super) fn receive(control: impl AsFd) -> Option<Ask> {
+        let mut number = [0; 4];
+        match rustix::net::recv(control, &mut number[..], RecvFlags::DONTWAIT) {
+            Ok((_, 4)) => Some(match i32::from_le_bytes(number) {
+                0 => Ask::Pid,
+                number => Ask::Signal(number),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// What becomes of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Report<'a> {
+    /// It runs, as this process of the launcher's.
+    Runs(i32),
     /// It never came to run the command.
     Failed { stage: Stage, errno: Errno, subject: &'a [u8] },
     /// The command returned.
@@ -85,6 +123,7 @@ impl<'a> Report<'a> {
             Report::Failed { stage, errno, subject } => (0, stage as u8, errno.raw_os_error(), subject),
             Report::Exited(code) => (1, 0, code, &b""[..]),
             Report::Signaled(signal) => (2, 0, signal, &b""[..]),
+            Report::Runs(pid) => (3, 0, pid, &b""[..]),
         };
         let number = number.to_le_bytes();
         let head: [u8; HEAD_BYTES] = [kind, stage, number[0], number[1], number[2], number[3]];
@@ -101,6 +140,7 @@ impl<'a> Report<'a> {
             0 => Some(Report::Failed { stage: Stage::from_byte(head[1])?, errno: Errno::from_raw_os_error(number), subject }),
             1 => Some(Report::Exited(number)),
             2 => Some(Report::Signaled(number)),
+            3 => Some(Report::Runs(number)),
             _ => None,
         }
     }
@@ -168,7 +208,19 @@ mod tests {
     fn reports_arrive_as_sent() {
         check(Report::Exited(3));
         check(Report::Signaled(9));
+        check(Report::Runs(7));
         check(Report::Failed { stage: Stage::FindTarget, errno: Errno::NOENT, subject: b"/a" });
+    }
+
+    #[test]
+    fn questions_arrive_as_sent() {
+        let (ours, theirs) = pair();
+        for ask in [Ask::Pid, Ask::Signal(15)] {
+            ask.send(&ours).expect("sent");
+            assert_eq!(Ask::receive(&theirs), Some(ask));
+        }
+        drop(ours);
+        assert_eq!(Ask::receive(&theirs), None);
     }
 
     #[test]

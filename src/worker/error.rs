@@ -1,5 +1,7 @@
 //! Why a step failed.
 
+use std::time::Duration;
+
 use crate::digest::DiffId;
 use crate::layer::LayerError;
 use crate::sandbox::SandboxError;
@@ -23,6 +25,16 @@ pub enum WorkError {
         tail: Vec<String>,
         /// What may help, such as a missing shell.
         hint: Option<String>,
+    },
+    /// The command's time was over.
+    #[error("{limit} and was ended")]
+    Expired {
+        /// Which limit.
+        limit: Expired,
+        /// The processes that ran then, as a tree, one line each.
+        processes: Vec<String>,
+        /// Last lines that it printed.
+        tail: Vec<String>,
     },
     /// The command ended badly, and there was no space left for its files.
     #[error("{how}")]
@@ -90,6 +102,17 @@ pub enum WorkError {
     /// Stopped.
     #[error("canceled")]
     Canceled,
+}
+
+/// A limit that a command has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Expired {
+    /// From its start to its end.
+    #[error("took longer than {0:?}")]
+    Time(Duration),
+    /// Without a byte of output.
+    #[error("printed nothing for {0:?}")]
+    Silence(Duration),
 }
 
 impl WorkError {

@@ -1,33 +1,24 @@
 //! `RUN`: a command in a sandbox, and the layer it leaves.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use tokio::sync::watch;
-
+use super::attend::{Canceling, Ending, Output, Tail, attend};
 use super::error::WorkError;
 use super::fittings::Fittings;
 use super::identity::{Identity, identify};
 use super::mounts::Mounted;
+use super::processes::Details;
 use super::program::{self, NotStarted};
 use super::{Shared, Stack};
 use crate::digest::{Digest, Hasher};
-use crate::event::{Event, StepNumber, Stream};
-use crate::graph::{ExecOp, Network, Security};
+use crate::event::StepNumber;
+use crate::graph::{ExecOp, Limits, MountKind, Network, Security};
 use crate::layer;
-use crate::sandbox::{self, Exit, Launcher, Plan, Running, SandboxError};
+use crate::sandbox::{self, Exit, Launcher, Plan, SandboxError};
 use crate::snapshot::builder::{Attributes, LayerBuilder};
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve, upper};
 use crate::store::{Record, TempDir};
-
-/// How many lines of a failing command the error message shows.
-const TAIL_LINES: usize = 20;
 
 /// What [`run`] needs beside the step itself.
 pub struct Surroundings<'a> {
@@ -41,6 +32,8 @@ pub struct Surroundings<'a> {
     pub canceling: &'a Canceling,
     /// The step's number, if people see it.
     pub number: Option<StepNumber>,
+    /// How long it may take.
+    pub limits: Limits,
     /// The stack that the command starts from.
     pub parent: &'a Stack,
     /// Its layer directories, bottom first.
@@ -56,14 +49,22 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
     let identity = identify(&op.user, &view)?;
     let Mounted { mounts, env, held } = mounted;
     let plan = plan(op, &identity, &view, (mounts, env), &temp, surroundings)?;
-    let mut output = Output { shared, number: surroundings.number, tail: Tail::default() };
+    let mut output = Output::new(shared, surroundings.number);
+    let details = if knows_secrets(op) { Details::Program } else { Details::Arguments };
     let ended = surroundings.launcher.spawn(&plan).map_err(WorkError::from);
-    let ended = ended.and_then(|mut running| attend(&mut running, &mut output, surroundings.canceling));
-    let exit = ended.map_err(|error| match error {
+    let ended =
+        ended.and_then(|mut running| attend(&mut running, &mut output, surroundings.canceling, &surroundings.limits, details));
+    let ending = ended.map_err(|error| match error {
         WorkError::Sandbox(SandboxError::LauncherGone) => surroundings.launcher.why_gone().into(),
         error => explained(error, op, &view),
     })?;
     drop(held);
+    let exit = match ending {
+        Ending::Exit(exit) => exit,
+        Ending::Expired { limit, processes } => {
+            return Err(WorkError::Expired { limit, processes, tail: output.tail.lines.into() });
+        }
+    };
     if exit != Exit::Code(0) {
         return Err(match failure(op, exit, output.tail, &view) {
             WorkError::Command { how, tail, .. } if ran_out_of_space(&tail, shared)? => WorkError::DiskFilled { how, tail },
@@ -89,6 +90,11 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
             Ok(record)
         }
     }
+}
+
+/// Whether arguments of the command may hold what no log must hold.
+fn knows_secrets(op: &ExecOp) -> bool {
+    op.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Secret { .. }))
 }
 
 fn plan(
@@ -177,135 +183,6 @@ fn make_cwd(cwd: &str, identity: &Identity, view: &View, upper: &Path, now_secs:
     Ok(builder.finish()?)
 }
 
-/// Reads what the command prints until it has ended, and says how.
-///
-/// The end is the end of process 1: when it is gone the kernel has killed the rest, and what is left in the pipes is read.
-fn attend(running: &mut Running, output: &mut Output<'_>, canceling: &Canceling) -> Result<Exit, WorkError> {
-    let mut buffer = vec![0; 64 << 10];
-    let mut stdout = Pipe::new(&running.stdout, Stream::Stdout)?;
-    let mut stderr = Pipe::new(&running.stderr, Stream::Stderr)?;
-    let mut canceled = false;
-    let exit = loop {
-        let (out_ready, err_ready, ended, cancel) = {
-            let exit_fd = running.exit_fd();
-            let stop_fd = if canceled { exit_fd } else { canceling.as_fd() };
-            let mut fds = vec![PollFd::new(&exit_fd, PollFlags::IN), PollFd::new(&stop_fd, PollFlags::IN)];
-            let open: Vec<&Pipe> = [&stdout, &stderr].into_iter().filter(|pipe| pipe.open).collect();
-            fds.extend(open.iter().map(|pipe| PollFd::new(&pipe.file, PollFlags::IN)));
-            match poll(&mut fds, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(WorkError::system("wait for the command")(error.into())),
-            }
-            let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-            let mut pipes = fds[2..].iter().map(ready);
-            let out_ready = stdout.open && pipes.next().unwrap_or(false);
-            let err_ready = stderr.open && pipes.next().unwrap_or(false);
-            (out_ready, err_ready, ready(&fds[0]), !canceled && ready(&fds[1]))
-        };
-        if cancel {
-            running.kill();
-            canceled = true;
-        }
-        if out_ready {
-            stdout.read(&mut buffer, output)?;
-        }
-        if err_ready {
-            stderr.read(&mut buffer, output)?;
-        }
-        if ended && let Some(exit) = running.try_exit()? {
-            break exit;
-        }
-    };
-    for pipe in [&mut stdout, &mut stderr] {
-        while pipe.open && pipe.read(&mut buffer, output)? {}
-    }
-    output.tail.finish();
-    if canceled { Err(WorkError::Canceled) } else { Ok(exit) }
-}
-
-/// A pipe that the command writes to, read without blocking.
-struct Pipe {
-    file: File,
-    stream: Stream,
-    open: bool,
-}
-
-impl Pipe {
-    fn new(fd: &OwnedFd, stream: Stream) -> Result<Pipe, WorkError> {
-        let file = File::from(fd.try_clone().map_err(WorkError::system("read the command's output"))?);
-        rustix::io::ioctl_fionbio(&file, true).map_err(|error| WorkError::system("read the command's output")(error.into()))?;
-        Ok(Pipe { file, stream, open: true })
-    }
-
-    /// Reads once; whether there may be more at once.
-    fn read(&mut self, buffer: &mut [u8], output: &mut Output<'_>) -> Result<bool, WorkError> {
-        match self.file.read(buffer) {
-            Ok(0) => {
-                self.open = false;
-                Ok(false)
-            }
-            Ok(count) => {
-                output.bytes(self.stream, &buffer[..count]);
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
-            Err(error) => Err(WorkError::system("read the command's output")(error)),
-        }
-    }
-}
-
-/// Where the command's output goes.
-struct Output<'a> {
-    shared: &'a Shared,
-    number: Option<StepNumber>,
-    tail: Tail,
-}
-
-impl Output<'_> {
-    fn bytes(&mut self, stream: Stream, bytes: &[u8]) {
-        self.tail.push(bytes);
-        if let Some(step) = self.number {
-            self.shared.events.event(Event::Output { step, stream, bytes: bytes.to_vec() });
-        }
-    }
-
-    fn note(&self, text: String) {
-        if let Some(step) = self.number {
-            self.shared.events.event(Event::Note { step, text });
-        }
-    }
-}
-
-/// The last lines of a stream of bytes, in bounded memory.
-#[derive(Default)]
-struct Tail {
-    lines: VecDeque<String>,
-    current: Vec<u8>,
-}
-
-impl Tail {
-    fn push(&mut self, bytes: &[u8]) {
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let room = 4096_usize.saturating_sub(self.current.len());
-            self.current.extend_from_slice(&part[..part.len().min(room)]);
-            if part.ends_with(b"\n") {
-                self.finish();
-            }
-        }
-    }
-
-    fn finish(&mut self) {
-        if !self.current.is_empty() {
-            self.lines.push_back(String::from_utf8_lossy(&self.current).trim_end().to_owned());
-            self.current.clear();
-        }
-        while self.lines.len() > TAIL_LINES {
-            self.lines.pop_front();
-        }
-    }
-}
-
 /// A store with less space than this counts as full if a command says so: what it could not write may have been megabytes.
 const NEARLY_FULL_BYTES: u64 = 16 << 20;
 /// With less than this, no command that fails needs to say why.
@@ -387,52 +264,9 @@ fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// A descriptor that becomes readable when everything has to stop, for code that waits in `poll`.
-pub struct Canceling {
-    stop: OwnedFd,
-    _writer: std::sync::Arc<Mutex<Option<OwnedFd>>>,
-}
-
-impl Canceling {
-    /// Follows `cancel`, which turns true once. Must be called inside the runtime.
-    pub fn new(mut cancel: watch::Receiver<bool>) -> Result<Canceling, WorkError> {
-        let (stop, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|error| WorkError::system("make a pipe")(error.into()))?;
-        let writer = std::sync::Arc::new(Mutex::new(Some(writer)));
-        tokio::spawn({
-            let writer = writer.clone();
-            async move {
-                if cancel.wait_for(|stop| *stop).await.is_ok() {
-                    writer.lock().expect("no holder of this lock panics").take();
-                }
-            }
-        });
-        Ok(Canceling { stop, _writer: writer })
-    }
-}
-
-impl AsFd for Canceling {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.stop.as_fd()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_tail_keeps_the_last_lines() {
-        let mut tail = Tail::default();
-        for number in 0..100 {
-            tail.push(format!("line {number}\n").as_bytes());
-        }
-        tail.push(b"half");
-        tail.push(b" a line");
-        tail.finish();
-        assert_eq!(tail.lines.len(), TAIL_LINES);
-        assert_eq!(tail.lines.back().map(String::as_str), Some("half a line"));
-    }
 
     #[test]
     fn hosts_name_the_sandbox() {

@@ -7,7 +7,7 @@ use super::copy::{self, CopyInput, Download, Remark, TreeInput};
 use super::error::WorkError;
 use super::exec::Surroundings;
 use super::secret::Credentials;
-use super::{LocalWorker, Output, Stack, Task, mkdir, mounts, stack};
+use super::{LocalWorker, Output, Stack, Task, attend, mkdir, mounts, retry, stack};
 use crate::diagnostic::Diagnostic;
 use crate::digest::{CacheKey, ContentDigest, Digest, Hasher};
 use crate::event::Event;
@@ -209,14 +209,18 @@ impl LocalWorker {
         let fittings = self.fittings.clone();
         let (op, parent) = (op.clone(), task.parent.clone());
         let number = self.shared.numbers.get(&task.index).copied();
+        let limits = self.shared.graph.step(task.index).origin.limits;
         task::blocking(move || {
             let (held, mounted_trees): (Vec<Option<TempDir>>, mounts::Trees) =
                 mounted_trees.into_iter().map(|trees| trees.map_or((None, None), |(held, trees)| (held, Some(trees)))).unzip();
-            let mounted = mounts::prepare(&op, &mounted_trees, &shared)?;
             let launcher = launcher.get().expect("the launcher was started above");
             let (shared, fittings, canceling, parent) = (&*shared, &*fittings, &*canceling, &*parent);
-            let surroundings = Surroundings { shared, launcher, fittings, canceling, number, parent, trees };
-            let record = super::exec::run(&op, mounted, &surroundings);
+            let surroundings = Surroundings { shared, launcher, fittings, canceling, number, limits, parent, trees };
+            let note = |text| attend::Output::new(shared, number).note(text);
+            let record = retry::repeat(limits.retry, canceling, note, || {
+                let mounted = mounts::prepare(&op, &mounted_trees, shared)?;
+                super::exec::run(&op, mounted, &surroundings)
+            });
             drop(held);
             drop(locks);
             record

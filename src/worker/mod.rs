@@ -30,6 +30,7 @@ use crate::store::{Flavour, Record, Soundness, Store, StoredLayer};
 use crate::task;
 
 mod agent;
+mod attend;
 pub mod copy;
 pub mod error;
 pub mod exec;
@@ -39,10 +40,12 @@ pub mod fittings;
 pub mod identity;
 pub mod mkdir;
 pub mod mounts;
+mod processes;
 mod program;
+mod retry;
 mod secret;
 
-pub use error::WorkError;
+pub use error::{Expired, WorkError};
 pub use secret::{Credentials, Secret, SecretSource, SshAgent};
 
 /// What a step gives to its readers.
@@ -142,7 +145,7 @@ pub struct LocalWorker {
     fetched: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
     trees: Mutex<HashMap<DiffId, PathBuf>>,
     launcher: Arc<OnceCell<Launcher>>,
-    canceling: Arc<exec::Canceling>,
+    canceling: Arc<attend::Canceling>,
     fittings: Arc<fittings::Fittings>,
     /// Finding out what copies and mounts read happens outside the schedule's slots: at most so often at once.
     turns: Semaphore,
@@ -151,7 +154,7 @@ pub struct LocalWorker {
 impl LocalWorker {
     /// A worker for one build.
     pub fn new(shared: Shared) -> Result<LocalWorker, WorkError> {
-        let canceling = Arc::new(exec::Canceling::new(shared.cancel.clone())?);
+        let canceling = Arc::new(attend::Canceling::new(shared.cancel.clone())?);
         let turns = Semaphore::new(shared.processors.max(1));
         let fittings = Arc::new(fittings::Fittings::new(shared.store.clone()));
         let (fetched, trees, launcher) = Default::default();

@@ -8,6 +8,7 @@ mod damage;
 mod denied;
 mod disk;
 mod kill;
+mod limits;
 mod load;
 mod many;
 mod stop;
