@@ -179,10 +179,10 @@ fn is_tag(tag: &str) -> bool {
 /// An operating system and CPU kind, as in OCI descriptors: `linux/arm/v7`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Platform {
+    /// Go's name: `amd64`, `arm64`, `arm`. The first member of OCI's JSON.
+    pub architecture: String,
     /// `linux`.
     pub os: String,
-    /// Go's name: `amd64`, `arm64`, `arm`.
-    pub architecture: String,
     /// `v7`, `v8`; empty for none. `arm64` is stored without its implied `v8`, `amd64` without `v1`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub variant: String,

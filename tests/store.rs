@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use croze::digest::{CacheKey, ContentDigest, DiffId, Digest};
-use croze::export::{self, Built, BuiltLayer, ExportError, LayerOrigin, Output};
+use croze::export::{self, Built, BuiltImage, BuiltLayer, ExportError, Form, LayerOrigin, Output};
 use croze::image::{DraftHistory, ImageConfig, ImageDraft};
 use croze::layer;
 use croze::store::{LayerRecord, Record, Store};
@@ -55,9 +55,13 @@ impl Space {
         let item = |created_by: &str, layer| DraftHistory { created_by: created_by.to_owned(), comment: None, layer };
         let history = vec![item("COPY", true), item("RUN a && b", true), item("CMD", false)];
         let own = |diff_id, created_secs| BuiltLayer { diff_id, origin: LayerOrigin::Own { created_secs } };
-        Built {
+        let image = BuiltImage {
             draft: ImageDraft { config: ImageConfig::scratch(&platform), history, ..ImageDraft::default() },
             layers: vec![own(below, 1_700_000_000), own(above, 1_700_000_001)],
+        };
+        Built {
+            images: vec![image],
+            form: Form::Manifest,
             epoch: None,
             names: vec!["example.com/a/b:1".parse().expect("valid"), "short".parse().expect("valid")],
         }
@@ -141,7 +145,9 @@ fn skopeo_and_umoci_read_what_is_written() {
 #[test]
 fn an_image_without_layers_is_one() {
     let space = Space::new();
-    let built = Built { layers: Vec::new(), draft: ImageDraft { history: vec![], ..space.image().draft }, ..space.image() };
+    let mut built = space.image();
+    built.images[0].layers.clear();
+    built.images[0].draft.history.clear();
     space.export(&built, &format!("type=oci,tar=false,dest={}", space.path("layout").display()));
     export::validate(&space.path("layout")).expect("valid");
     space.export(&built, &format!("type=local,dest={}", space.path("files").display()));
@@ -167,7 +173,7 @@ fn archives_are_the_layout_and_equal_each_time() {
         fs::create_dir(&layout).expect("mkdir");
         space.run("tar", &["-xf", "one.tar", "-C", kind]);
         export::validate(&layout).expect("valid");
-        assert_eq!(layout.join("manifest.json").exists(), kind == "docker");
+        assert!(layout.join("manifest.json").exists());
         let listed = space.run("tar", &["-tf", "one.tar"]);
         let names: Vec<&str> = listed.lines().collect();
         assert!(names.is_sorted(), "{names:?}");
@@ -203,13 +209,14 @@ fn an_epoch_with_rewritten_times_makes_equal_images_of_unequal_times() {
             file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(mtime_secs)).expect("mtime");
         });
         let origin = LayerOrigin::Own { created_secs: mtime_secs.cast_signed() };
-        let mut built = Built { layers: vec![BuiltLayer { diff_id, origin }], epoch: Some(1000), ..space.image() };
-        built.draft.history.truncate(1);
+        let mut built = Built { epoch: Some(1000), ..space.image() };
+        built.images[0].layers = vec![BuiltLayer { diff_id, origin }];
+        built.images[0].draft.history.truncate(1);
         let layout = space.path("layout");
         let output = format!("type=oci,tar=false,dest={},rewrite-timestamp=true", layout.display());
-        let image = space.export(&built, &output).image.expect("an image");
+        let artifact = space.export(&built, &output).artifact.expect("an image");
         export::validate(&layout).expect("valid");
-        image.descriptor.digest
+        artifact.root.digest
     };
     assert_eq!(digest(2000), digest(3000));
     assert_ne!(digest(2000), digest(500), "a time before the epoch stays");
@@ -268,7 +275,8 @@ fn an_epoch_is_the_time_of_plain_files() {
 fn the_store_s_own_image_needs_no_blobs_and_becomes_a_base() {
     let space = Space::new();
     let built = space.image();
-    let image = export::to_store(&space.store, &built, &[], 9).expect("stored");
+    let artifact = export::to_store(&space.store, &built, &[], 9).expect("stored");
+    let image = &artifact.images[0];
     let record = space.store.name(&built.names[1]).expect("asked").expect("named");
     assert_eq!((record.manifest, record.set_secs), (image.descriptor.digest, 9));
     assert_eq!(space.store.read_blob(&record.manifest).expect("read"), image.manifest);
@@ -279,8 +287,8 @@ fn the_store_s_own_image_needs_no_blobs_and_becomes_a_base() {
         .iter()
         .map(|layer| BuiltLayer { diff_id: layer.diff_id, origin: LayerOrigin::Base(layer.descriptor.clone()) });
     let config: ImageConfig = serde_json::from_slice(&image.config).expect("config");
-    let draft = ImageDraft { base_history: config.history, history: vec![], ..built.draft.clone() };
-    let derived = Built { layers: base.collect(), draft, ..built };
+    let draft = ImageDraft { base_history: config.history, history: vec![], ..built.images[0].draft.clone() };
+    let derived = Built { images: vec![BuiltImage { layers: base.collect(), draft }], ..built };
     space.export(&derived, &format!("type=oci,tar=false,dest={}", space.path("layout").display()));
     export::validate(&space.path("layout")).expect("valid");
 }
@@ -289,7 +297,7 @@ fn the_store_s_own_image_needs_no_blobs_and_becomes_a_base() {
 fn a_layer_that_is_gone_is_named() {
     let space = Space::new();
     let built = space.image();
-    let missing = built.layers[1].diff_id;
+    let missing = built.images[0].layers[1].diff_id;
     space.store.trash(&space.store.root().join("layers").join(missing.0.hex())).expect("trashed");
     let output = Output::parse("type=oci,dest=-").expect("valid");
     let error = export::export(&space.store, &built, &output, 0, &mut io::sink()).expect_err("refused");

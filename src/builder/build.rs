@@ -15,8 +15,9 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
+use crate::export::Form;
 use crate::graph::{Graph, StepIndex};
-use crate::plan::{self, Base, Bases, ImageLocation, Lowered, NamedContext, Options, Wanted, Wish};
+use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Options, Wanted, Wish};
 use crate::reference::{ImageRef, Platform};
 use crate::registry::{Anonymous, Client, Proxies, RegistryConfig};
 use crate::sandbox;
@@ -42,13 +43,13 @@ pub async fn build(
     if planned.errors_on_violation {
         refuse_violations(&planned.warnings)?;
     }
-    let lowered = build.refuse_missing(planned.lowered, &inputs).await?;
+    let plan = build.refuse_missing(planned.plan, &inputs).await?;
     for warning in &planned.warnings {
         build.reporter.events.event(Event::Warning(Box::new(warning.clone())));
     }
-    let ran = build.run(lowered, inputs).await?;
+    let ran = build.run(plan, inputs).await?;
     let cancel = build.cancel.clone();
-    let exporting = super::output::export(&build.store, ran.image, outputs, &build.reporter, &mut build.request);
+    let exporting = super::output::export(&build.store, ran.product, outputs, &build.reporter, &mut build.request);
     let exported = unless_canceled(&cancel, exporting).await?;
     let Summary { ran_steps, cached_steps } = ran.summary;
     Ok(BuildResult { ran_steps, cached_steps, warnings: planned.warnings, ..exported })
@@ -95,7 +96,7 @@ struct Build {
 
 /// What the Dockerfile comes to.
 struct Planned {
-    lowered: Lowered,
+    plan: Joined,
     /// Those that people want to read.
     warnings: Vec<Diagnostic>,
     /// `# check=error=true`.
@@ -104,7 +105,7 @@ struct Planned {
 
 /// What running gave.
 struct Ran {
-    image: super::output::BuiltImage,
+    product: super::output::Product,
     summary: Summary,
 }
 
@@ -137,40 +138,51 @@ impl Build {
     async fn plan(&mut self, inputs: &Inputs, stages: Wish) -> Result<Planned, BuildError> {
         let (dockerfile, mut found) = dockerfile::parse(&inputs.dockerfile);
         fail_on_errors(&mut found)?;
-        let options = Options { stages, ..options(&self.request, inputs) };
-        let checks = plan::check_options(&dockerfile, &options)
+        let variants = options(&self.request, inputs, stages);
+        let checks = plan::check_options(&dockerfile, &variants[0])
             .map_err(|bad| BuildError { kind: ErrorKind::Usage, diagnostics: vec![*bad] })?;
-        let bases = self.resolve_images(&dockerfile, &options).await?;
-        let (lowered, more) = plan::lower(&dockerfile, &options, &bases);
-        found.extend(more);
-        fail_on_errors(&mut found)?;
-        let lowered = lowered.ok_or_else(|| internal("the plan has neither a result nor an error"))?;
+        let bases = self.resolve_images(&dockerfile, &variants).await?;
+        let mut plans = Vec::with_capacity(variants.len());
+        for (number, options) in variants.iter().enumerate() {
+            let (lowered, mut more) = plan::lower(&dockerfile, options, &bases);
+            // what people should know of the Dockerfile is told once, as BuildKit tells it: for the first platform
+            more.retain(|diagnostic| number == 0 || diagnostic.severity == Severity::Error);
+            found.extend(more);
+            fail_on_errors(&mut found)?;
+            plans.push(lowered.ok_or_else(|| internal("the plan has neither a result nor an error"))?);
+        }
         found.retain(|warning| dockerfile.reports(warning, &checks));
         found.sort_by_key(|warning| warning.place.as_ref().map(|(_, span)| span.start));
-        Ok(Planned { lowered, warnings: found, errors_on_violation: checks.error })
+        Ok(Planned { plan: plan::join(plans), warnings: found, errors_on_violation: checks.error })
     }
 
     /// Ends the build here if something that steps will ask for is not there.
-    async fn refuse_missing(&self, lowered: Lowered, inputs: &Inputs) -> Result<Lowered, BuildError> {
+    async fn refuse_missing(&self, plan: Joined, inputs: &Inputs) -> Result<Joined, BuildError> {
         let BuildRequest { secrets, ssh, .. } = &self.request;
-        let preflight = Preflight { lowered, contexts: inputs.contexts.clone(), secrets: secrets.clone(), ssh: ssh.clone() };
-        let (lowered, diagnostics) = task::blocking(move || {
+        let preflight = Preflight { plan, contexts: inputs.contexts.clone(), secrets: secrets.clone(), ssh: ssh.clone() };
+        let (plan, diagnostics) = task::blocking(move || {
             let diagnostics = preflight.missing();
-            (preflight.lowered, diagnostics)
+            (preflight.plan, diagnostics)
         })
         .await;
-        if diagnostics.is_empty() { Ok(lowered) } else { Err(BuildError { kind: ErrorKind::Usage, diagnostics }) }
+        if diagnostics.is_empty() { Ok(plan) } else { Err(BuildError { kind: ErrorKind::Usage, diagnostics }) }
     }
 
-    /// Asks for images until the plan wants no more.
-    async fn resolve_images(&mut self, dockerfile: &Dockerfile, options: &Options) -> Result<Bases, BuildError> {
+    /// Asks for images until the plans of all platforms want no more.
+    async fn resolve_images(&mut self, dockerfile: &Dockerfile, variants: &[Options]) -> Result<Bases, BuildError> {
         let mut bases = Bases::new();
         loop {
-            let wanted = plan::wanted_images(dockerfile, options, &bases)
-                .map_err(|diagnostics| BuildError { kind: ErrorKind::Usage, diagnostics })?;
+            let mut wanted: Vec<Wanted> = Vec::new();
+            for options in variants {
+                let more = plan::wanted_images(dockerfile, options, &bases)
+                    .map_err(|diagnostics| BuildError { kind: ErrorKind::Usage, diagnostics })?;
+                wanted.extend(more);
+            }
             if wanted.is_empty() {
                 return Ok(bases);
             }
+            let mut seen = BTreeSet::new();
+            wanted.retain(|wanted| seen.insert(wanted.key.clone()));
             let mut tasks = tokio::task::JoinSet::new();
             for (number, wanted) in wanted.into_iter().enumerate() {
                 let step = self.reporter.announce(format!("[internal] load metadata for {}", describe(&wanted)));
@@ -223,9 +235,10 @@ impl Build {
         }
     }
 
-    /// Runs the plan and names the result's layers.
-    async fn run(&mut self, lowered: Lowered, inputs: Inputs) -> Result<Ran, BuildError> {
-        let Lowered { graph, target, draft, epoch, steps, .. } = lowered;
+    /// Runs the plan and names the layers of the results.
+    async fn run(&mut self, plan: Joined, inputs: Inputs) -> Result<Ran, BuildError> {
+        let Joined { graph, images, epoch, steps, .. } = plan;
+        let targets: Vec<StepIndex> = images.iter().map(|image| image.target).collect();
         let graph = Arc::new(graph);
         let numbers: HashMap<StepIndex, StepNumber> = steps
             .iter()
@@ -275,7 +288,7 @@ impl Build {
             limits: Limits { commands: self.request.max_parallelism, processors },
             cancel: stop,
         };
-        let ran = schedule.run(&[target], self.cancel.clone()).await;
+        let ran = schedule.run(&targets, self.cancel.clone()).await;
         for context in contexts {
             // losing the index costs reading the files again next time, no more
             let _ = context.save_index();
@@ -284,14 +297,15 @@ impl Build {
             Failure::Step { index, error } => report::step_error(&error, Some(graph.step(index))),
             Failure::Interrupted => interrupted(),
         })?;
-        let stack = match outputs.into_iter().next() {
-            Some(Output::Stack(stack)) => stack,
-            _ => return Err(internal("the target is no file system")),
-        };
-        // a base that no step read is fetched for the output
-        let fetching = async { worker.fetch_base(&stack).await.map_err(|error| report::step_error(&error, None)) };
-        unless_canceled(&self.cancel, fetching).await?;
-        Ok(Ran { image: super::output::BuiltImage { draft, stack, epoch }, summary })
+        let mut built = Vec::with_capacity(images.len());
+        for (image, output) in images.into_iter().zip(outputs) {
+            let Output::Stack(stack) = output else { return Err(internal("a target is no file system")) };
+            // a base that no step read is fetched for the output
+            let fetching = async { worker.fetch_base(&stack).await.map_err(|error| report::step_error(&error, None)) };
+            unless_canceled(&self.cancel, fetching).await?;
+            built.push((image.draft, stack));
+        }
+        Ok(Ran { product: super::output::Product { images: built, epoch }, summary })
     }
 
     fn now_secs(&self) -> i64 {
@@ -299,7 +313,8 @@ impl Build {
     }
 }
 
-fn options(request: &BuildRequest, inputs: &Inputs) -> Options {
+/// What shapes the plan, once per platform; at least one.
+fn options(request: &BuildRequest, inputs: &Inputs, stages: Wish) -> Vec<Options> {
     let host = Platform::host();
     let named_contexts: BTreeMap<String, NamedContext> = request
         .named_contexts
@@ -319,11 +334,11 @@ fn options(request: &BuildRequest, inputs: &Inputs) -> Options {
     {
         build_args.push(epoch.clone());
     }
-    Options {
+    let options = Options {
         build_args,
         target: request.target.clone(),
-        target_platform: request.platform.clone().unwrap_or_else(|| host.clone()),
-        platform_requested: request.platform.is_some(),
+        target_platform: host.clone(),
+        platform_requested: !request.platforms.is_empty(),
         build_platform: host,
         labels: request.labels.clone(),
         named_contexts,
@@ -336,8 +351,15 @@ fn options(request: &BuildRequest, inputs: &Inputs) -> Options {
         limits: request.limits,
         has_main_context: !matches!(request.context, ContextSource::Stream(_)),
         ignore: inputs.ignore.clone(),
-        stages: Wish::Target,
-        platform_in_names: false,
+        stages,
+        platform_in_names: request.form() == Form::Index,
+    };
+    match request.platforms.as_slice() {
+        [] => vec![options],
+        platforms => {
+            let variant = |platform: &Platform| Options { target_platform: platform.clone(), ..options.clone() };
+            platforms.iter().map(variant).collect()
+        }
     }
 }
 

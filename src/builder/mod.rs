@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::diagnostic::{Diagnostic, with_causes};
 use crate::digest::Digest;
 use crate::event::EventSink;
+use crate::export::Form;
 use crate::graph::{Limits, Network};
 use crate::reference::{ImageRef, Platform};
 use crate::sandbox;
@@ -46,8 +47,8 @@ pub struct BuildRequest {
     pub labels: Vec<(String, String)>,
     /// `-t`, in order.
     pub tags: Vec<ImageRef>,
-    /// `--platform`; the host's when not asked for.
-    pub platform: Option<Platform>,
+    /// `--platform`, in order; the host's when there is none.
+    pub platforms: Vec<Platform>,
     /// `--no-cache`, `--no-cache-filter`.
     pub no_cache: NoCache,
     /// `--pull`: ask the registry even where the store has the name.
@@ -83,6 +84,13 @@ pub struct BuildRequest {
 }
 
 impl BuildRequest {
+    /// Whether the result is one image or an index of them: for several platforms, and where BuildKit's build argument asks.
+    fn form(&self) -> Form {
+        let asked = self.build_args.iter().rev().find(|(name, _)| name == "BUILDKIT_MULTI_PLATFORM");
+        let asked = asked.is_some_and(|(_, value)| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"));
+        if asked || self.platforms.len() > 1 { Form::Index } else { Form::Manifest }
+    }
+
     /// The build's time in whole seconds since 1970.
     fn now_secs(&self) -> i64 {
         self.now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
@@ -145,8 +153,10 @@ pub enum Entitlement {
 /// What a build gave.
 #[derive(Clone, Debug)]
 pub struct BuildResult {
-    /// Digest of the image config: what `-q` and `--iidfile` give.
-    pub config_digest: Digest,
+    /// What `-q` and `--iidfile` give: digest of the image config, or of the index that holds several images.
+    pub image_id: Digest,
+    /// Digest of the image config, if there is one image.
+    pub config_digest: Option<Digest>,
     /// The image's manifest (or index): media type, digest, size.
     pub manifest_media_type: String,
     /// Its digest.

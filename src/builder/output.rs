@@ -6,19 +6,19 @@ use std::sync::Arc;
 use super::reporter::Reporter;
 use super::{BuildError, BuildRequest, BuildResult, ErrorKind, report};
 use crate::diagnostic::Diagnostic;
-use crate::export::{self, Annotation, Built, BuiltLayer, LayerOrigin, Output};
-use crate::image::{Descriptor, DraftHistory, Image, ImageDraft};
+use crate::export::{
+    self, Annotation, Artifact, Built, BuiltImage, BuiltLayer, Destination, Form, LayerOrigin, Output, OutputKind,
+};
+use crate::image::{Descriptor, Dialect, DraftHistory, ImageDraft};
 use crate::plan::Draft;
 use crate::store::Store;
 use crate::task;
 use crate::worker::{Stack, StackLayer};
 
-/// An image whose layers are in the store.
-pub struct BuiltImage {
-    /// Config and history, from the plan.
-    pub draft: Draft,
-    /// Its layers.
-    pub stack: Arc<Stack>,
+/// Images whose layers are in the store.
+pub struct Product {
+    /// Config and history from the plan, and layers; in the order of the platforms.
+    pub images: Vec<(Draft, Arc<Stack>)>,
     /// `SOURCE_DATE_EPOCH`.
     pub epoch: Option<i64>,
 }
@@ -48,21 +48,48 @@ pub fn parse(request: &BuildRequest) -> Result<Wanted, BuildError> {
     for output in &mut outputs {
         output.annotations.extend(annotations.iter().cloned());
     }
+    if let Some(reason) = contradiction(&outputs, request.form()) {
+        return Err(usage(reason));
+    }
     Ok(Wanted { outputs })
+}
+
+/// Why these outputs cannot all be written for what is built.
+fn contradiction(outputs: &[Output], form: Form) -> Option<String> {
+    for (number, output) in outputs.iter().enumerate() {
+        let destination = output.destination();
+        if destination.is_some() && outputs[..number].iter().any(|other| other.destination() == destination) {
+            return Some(match destination {
+                Some(Destination::File(path)) => format!("two outputs go to `{}`; give each a place of its own", path.display()),
+                _ => "two outputs go to standard output; give one of them `dest=FILE`".to_owned(),
+            });
+        }
+        match form {
+            Form::Index if matches!(output.kind, OutputKind::DockerArchive(_) | OutputKind::Load) => {
+                return Some("`type=docker` holds one platform; write `type=oci`, or build for one platform".to_owned());
+            }
+            Form::Manifest if output.annotations.iter().any(|annotation| annotation.place.is_of_index()) => {
+                let text = "annotations of an index need an image that has one: build for several platforms";
+                return Some(text.to_owned());
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Writes every output, one after the other.
 pub async fn export(
     store: &Store,
-    image: BuiltImage,
+    product: Product,
     wanted: Wanted,
     reporter: &Reporter,
     request: &mut BuildRequest,
 ) -> Result<BuildResult, BuildError> {
     let now_secs = request.now_secs();
-    let built = Arc::new(built(image, request));
+    let built = Arc::new(built(product, request));
     let mut stdout = std::mem::replace(&mut request.stdout, Box::new(std::io::sink()));
-    let mut first: Option<Image> = None;
+    let mut first: Option<Artifact> = None;
     let mut written = Vec::new();
     for output in wanted.outputs {
         let step = reporter.announce(output.describe().to_owned());
@@ -75,12 +102,15 @@ pub async fn export(
         stdout = back;
         match result {
             Ok(exported) => {
-                if let Some(image) = &exported.image {
+                for image in exported.artifact.iter().flat_map(|artifact| &artifact.images) {
                     reporter.note(step, format!("exporting manifest {}", image.descriptor.digest));
                     reporter.note(step, format!("exporting config {}", image.config_digest));
                 }
+                if let Some(Artifact { root, index: Some(_), .. }) = &exported.artifact {
+                    reporter.note(step, format!("exporting manifest list {}", root.digest));
+                }
                 reporter.done(step, None);
-                first = first.or(exported.image);
+                first = first.or(exported.artifact);
                 written.extend(Some(exported.written).filter(|written| !written.is_empty()));
             }
             Err(error) => {
@@ -89,15 +119,16 @@ pub async fn export(
             }
         }
     }
-    let image = match first {
-        Some(image) => image,
+    let artifact = match first {
+        Some(artifact) => artifact,
         None => export::describe(store, &built).map_err(|error| report::export_error(&error))?,
     };
     Ok(BuildResult {
-        config_digest: image.config_digest,
-        manifest_media_type: image.descriptor.media_type.clone(),
-        manifest_digest: image.descriptor.digest,
-        manifest_bytes: image.descriptor.size_bytes,
+        image_id: artifact.image_id(),
+        config_digest: artifact.config_digest(),
+        manifest_media_type: artifact.root.media_type.clone(),
+        manifest_digest: artifact.root.digest,
+        manifest_bytes: artifact.root.size_bytes,
         names: built.names.clone(),
         written,
         ran_steps: 0,
@@ -107,17 +138,23 @@ pub async fn export(
 }
 
 /// Puts plan and layers together. A history item whose step made no layer of this stack has none.
-fn built(image: BuiltImage, request: &BuildRequest) -> Built {
-    let history = image.draft.history.into_iter().map(|item| DraftHistory {
+fn built(product: Product, request: &BuildRequest) -> Built {
+    let images = product.images.into_iter().map(|(draft, stack)| built_image(draft, &stack)).collect();
+    Built { images, form: request.form(), epoch: product.epoch, names: request.tags.clone() }
+}
+
+fn built_image(draft: Draft, stack: &Stack) -> BuiltImage {
+    let history = draft.history.into_iter().map(|item| DraftHistory {
         created_by: item.created_by,
         comment: item.comment,
         layer: item.layer.is_some(),
     });
     let draft = ImageDraft {
-        config: image.draft.config,
-        base_history: image.draft.base_history,
+        config: draft.config,
+        base_history: draft.base_history,
         history: history.collect(),
         annotations: BTreeMap::new(),
+        dialect: Dialect::Oci,
     };
     let layer = |layer: &StackLayer| BuiltLayer {
         diff_id: layer.diff_id,
@@ -126,5 +163,5 @@ fn built(image: BuiltImage, request: &BuildRequest) -> Built {
             (None, created_secs) => LayerOrigin::Own { created_secs: created_secs.unwrap_or_default() },
         },
     };
-    Built { draft, layers: image.stack.layers.iter().map(layer).collect(), epoch: image.epoch, names: request.tags.clone() }
+    BuiltImage { draft, layers: stack.layers.iter().map(layer).collect() }
 }

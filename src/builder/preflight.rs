@@ -7,7 +7,7 @@ use super::report;
 use super::{Secret, SecretSource, SshAgent};
 use crate::diagnostic::{Diagnostic, with_causes};
 use crate::graph::{CopyOp, ExecOp, Mount, MountKind, Op, Step, StepIndex};
-use crate::plan::Lowered;
+use crate::plan::Joined;
 use crate::source::context::Context;
 use crate::worker::WorkError;
 use crate::worker::copy::{HiddenBy, TreeInput, missing_sources};
@@ -15,7 +15,7 @@ use crate::worker::copy::{HiddenBy, TreeInput, missing_sources};
 /// What steps will ask for, and what there is.
 pub struct Preflight {
     /// The plan.
-    pub lowered: Lowered,
+    pub plan: Joined,
     /// Opened contexts by name.
     pub contexts: HashMap<String, Arc<Context>>,
     /// The client's secrets.
@@ -28,8 +28,8 @@ impl Preflight {
     /// Everything that is not there, in the order of the file. Looks at the contexts' directories: blocks.
     pub fn missing(&self) -> Vec<Diagnostic> {
         let mut diagnostics: Vec<Diagnostic> = self.secrets.iter().filter_map(unreadable_secret).collect();
-        for index in &self.lowered.steps {
-            let step = self.lowered.graph.step(*index);
+        for index in &self.plan.steps {
+            let step = self.plan.graph.step(*index);
             match &step.op {
                 Op::Copy(op) => diagnostics.extend(self.missing_sources(*index, step, op)),
                 Op::Exec(op) => diagnostics.extend(self.missing_for_mounts(step, op)),
@@ -40,8 +40,8 @@ impl Preflight {
     }
 
     fn missing_sources(&self, index: StepIndex, step: &Step, op: &CopyOp) -> Vec<Diagnostic> {
-        let inputs = self.lowered.graph.inputs(index);
-        let context = |number: usize| match &self.lowered.graph.step(*inputs.get(number)?).op {
+        let inputs = self.plan.graph.inputs(index);
+        let context = |number: usize| match &self.plan.graph.step(*inputs.get(number)?).op {
             Op::Context(context) => self.contexts.get(&context.name),
             _ => None,
         };

@@ -167,7 +167,16 @@ pub fn wanted_error(error: &SourceError, wanted: &Wanted) -> BuildError {
 /// An output that could not be written.
 pub fn export_error(error: &ExportError) -> BuildError {
     let diagnostic = Diagnostic::error_without_place("export-failed", error.to_string()).because(error);
-    finish(ErrorKind::Environment, diagnostic, error)
+    let (kind, help) = match error {
+        ExportError::Clash { .. } => {
+            (ErrorKind::Usage, Some("leave `platform-split=false` out: each platform then has a directory"))
+        }
+        ExportError::NoDaemon { .. } => {
+            (ErrorKind::Environment, Some("`--output type=docker,dest=FILE` writes an archive for `docker load`"))
+        }
+        _ => (ErrorKind::Environment, None),
+    };
+    finish(kind, help.into_iter().fold(diagnostic, Diagnostic::help), error)
 }
 
 fn command_diagnostic(code: &'static str, how: &str, tail: &[String], hint: Option<&str>, origin: &Origin) -> Diagnostic {

@@ -49,7 +49,7 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
             console.finish_built(&result_lines(&result));
             files.write(&result, now)?;
             if quiet {
-                print_result(&result.config_digest.to_string())?;
+                print_result(&result.image_id.to_string())?;
             }
             Ok(())
         }
@@ -165,7 +165,7 @@ where
 fn result_lines(result: &BuildResult) -> Vec<String> {
     let names: Vec<String> = result.names.iter().map(ToString::to_string).collect();
     let named = if names.is_empty() { String::new() } else { format!(" {}", names.join(", ")) };
-    let image = format!("image{named} {}{}", result.config_digest, steps_phrase(result.ran_steps, result.cached_steps));
+    let image = format!("image{named} {}{}", result.image_id, steps_phrase(result.ran_steps, result.cached_steps));
     std::iter::once(image).chain(result.written.iter().cloned()).collect()
 }
 

@@ -31,14 +31,14 @@ impl ResultFiles {
         Ok(ResultFiles { iidfile, metadata_file })
     }
 
-    /// Writes both: the config digest without a newline, and JSON indented by two spaces.
+    /// Writes both: the image's ID without a newline, and JSON indented by two spaces.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn write(&self, result: &BuildResult, now: SystemTime) -> Result<(), Failure> {
         let put = |path: &Path, text: String| std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error));
         if let Some(path) = &self.iidfile {
-            put(path, result.config_digest.to_string())?;
+            put(path, result.image_id.to_string())?;
         }
         if let Some(path) = &self.metadata_file {
             put(path, format!("{:#}", metadata(result, &build_ref(now))))?;
@@ -52,7 +52,9 @@ fn metadata(result: &BuildResult, build_ref: &str) -> Value {
     let names: Vec<String> = result.names.iter().map(crate::reference::ImageRef::canonical).collect();
     let mut members = Map::new();
     members.insert("buildx.build.ref".into(), json!(build_ref));
-    members.insert("containerimage.config.digest".into(), json!(result.config_digest));
+    if let Some(config_digest) = &result.config_digest {
+        members.insert("containerimage.config.digest".into(), json!(config_digest));
+    }
     members.insert(
         "containerimage.descriptor".into(),
         json!({
@@ -84,7 +86,8 @@ mod tests {
     fn the_keys_are_those_of_buildx() {
         let digest = Digest::of(b"x");
         let result = BuildResult {
-            config_digest: digest,
+            image_id: digest,
+            config_digest: Some(digest),
             manifest_media_type: "application/vnd.oci.image.manifest.v1+json".into(),
             manifest_digest: digest,
             manifest_bytes: 7,

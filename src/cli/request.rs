@@ -61,10 +61,10 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
         build_args: problems.some("--build-arg", &args.build_args, |text| values::build_arg(text, environment)),
         labels: problems.all("--label", &args.labels, values::label),
         tags: problems.all("--tag", &args.tags, tag),
-        platform: platform(&args.platforms, environment, problems),
+        platforms: platforms(&args.platforms, environment, problems),
         no_cache: no_cache(args.no_cache, args.no_cache_filter),
         pull: args.pull,
-        outputs: args.outputs,
+        outputs: outputs(args.outputs, args.load),
         annotations: args.annotations,
         secrets: problems.some("--secret", &args.secrets, |text| values::secret(text, environment)),
         ssh: problems.all("--ssh", &args.ssh, |text| values::ssh_agent(text, environment)),
@@ -116,20 +116,30 @@ fn tag(text: &str) -> Result<ImageRef, BadValue> {
     }
 }
 
-fn platform(flags: &[String], environment: &Environment, problems: &mut Problems) -> Option<Platform> {
-    let default: Vec<String> = environment.get("DOCKER_DEFAULT_PLATFORM").map(str::to_owned).into_iter().collect();
-    let texts = if flags.is_empty() { &default } else { flags };
-    if texts.len() > 1 {
-        problems.say("unavailable", "building for several platforms at once is not available yet");
+/// `--load` is buildx's short form of an output.
+fn outputs(mut outputs: Vec<String>, load: bool) -> Vec<String> {
+    outputs.extend(load.then(|| "type=docker".to_owned()));
+    outputs
+}
+
+fn platforms(flags: &[String], environment: &Environment, problems: &mut Problems) -> Vec<Platform> {
+    let default: Vec<String> = environment
+        .get("DOCKER_DEFAULT_PLATFORM")
+        .filter(|text| !text.is_empty())
+        .map(|text| text.split(',').map(str::to_owned).collect())
+        .unwrap_or_default();
+    let texts: &[String] = if flags.is_empty() { &default } else { flags };
+    // alone, `local` is what is built anyway; beside others it has to be said
+    if let [text] = texts
+        && text == "local"
+    {
+        return Vec::new();
     }
-    let text = texts.first().filter(|text| *text != "local")?;
-    match text.parse() {
-        Ok(platform) => Some(platform),
-        Err(error) => {
-            problems.say("bad-flag", format!("invalid value for `--platform`: {error}"));
-            None
-        }
-    }
+    let platform = |text: &str| match text.trim() {
+        "local" => Ok(Platform::host()),
+        text => text.parse().map_err(BadValue::from),
+    };
+    problems.all("--platform", texts, platform)
 }
 
 fn no_cache(all: bool, stages: Vec<String>) -> NoCache {
@@ -176,7 +186,6 @@ fn refuse_unavailable(args: &BuildArgs, problems: &mut Problems) {
     };
     let refused = [
         (args.push, "`--push` is not available; `--output type=oci,dest=FILE` writes an archive that `skopeo copy` can push"),
-        (args.load, "`--load` is not available; `--output type=docker,dest=FILE` writes an archive for `docker load`"),
         (asked(&args.provenance), "`--provenance`: attestations are not available"),
         (asked(&args.sbom), "`--sbom`: attestations are not available"),
         (!args.attest.iter().all(disabled), "`--attest`: attestations are not available"),
@@ -281,15 +290,22 @@ mod tests {
     #[test]
     fn the_platform_may_come_from_the_environment() {
         let platform = |line: &str, variables: &[(&str, &str)]| {
-            accepted(line, variables).request.platform.map(|platform| platform.to_string())
+            let platforms = accepted(line, variables).request.platforms;
+            platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(platform(".", &[]), None);
-        assert_eq!(platform(".", &[("DOCKER_DEFAULT_PLATFORM", "linux/arm64")]).as_deref(), Some("linux/arm64"));
+        assert_eq!(platform(".", &[]), "");
+        assert_eq!(platform("--platform local .", &[]), "");
+        assert_eq!(platform(".", &[("DOCKER_DEFAULT_PLATFORM", "linux/arm64")]), "linux/arm64");
+        assert_eq!(platform("--platform linux/386 .", &[("DOCKER_DEFAULT_PLATFORM", "linux/arm64")]), "linux/386");
+        let host = Platform::host();
         assert_eq!(
-            platform("--platform linux/386 .", &[("DOCKER_DEFAULT_PLATFORM", "linux/arm64")]).as_deref(),
-            Some("linux/386")
+            platform("--platform linux/arm64,local --platform linux/arm/v7 .", &[]),
+            format!("linux/arm64 {host} linux/arm/v7")
         );
-        check_refused("--platform linux/amd64,linux/arm64 .", &["building for several platforms at once is not available yet"]);
+        check_refused(
+            "--platform linux/amd64,a/b/c/d .",
+            &["invalid value for `--platform`: `a/b/c/d` is not a platform such as `linux/amd64` or `linux/arm/v7`"],
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::builder::{self, BadLimit, Entitlement, NamedContextSource, Secret, SecretSource, SshAgent};
 use crate::cli::environment::Environment;
 use crate::graph::{Network, Retry};
-use crate::reference::BadReference;
+use crate::reference::{BadPlatform, BadReference};
 
 /// Why a flag's value cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +52,9 @@ pub enum BadValue {
     /// No time limit, no number of attempts.
     #[error(transparent)]
     Limit(#[from] BadLimit),
+    /// No platform.
+    #[error(transparent)]
+    Platform(#[from] BadPlatform),
     /// No image name.
     #[error(transparent)]
     Reference(#[from] BadReference),

@@ -20,9 +20,9 @@ pub enum AnnotationError {
         /// The word.
         place: String,
     },
-    /// There is no index here.
-    #[error("annotation `{0}` is for an index, and an image for one platform has none")]
-    NoIndex(String),
+    /// A platform where all share one document.
+    #[error("annotation `{0}` is for the index, which is one for all platforms")]
+    PlatformOfIndex(String),
     /// Brackets without a platform.
     #[error("annotation `{0}` names no valid platform")]
     BadPlatform(String),
@@ -41,13 +41,24 @@ pub struct Annotation {
     pub value: String,
 }
 
-/// Where an annotation is written. An image for one platform has no index, so index annotations are refused.
+/// Where an annotation is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The manifest itself.
     Manifest,
-    /// The manifest's descriptor in the layout's index.
+    /// The manifest's descriptor in the index, or in the layout's index if there is no other.
     ManifestDescriptor,
+    /// The index of an image for several platforms.
+    Index,
+    /// The index's descriptor in the layout's index.
+    IndexDescriptor,
+}
+
+impl Place {
+    /// Whether only an index has it.
+    pub fn is_of_index(self) -> bool {
+        matches!(self, Place::Index | Place::IndexDescriptor)
+    }
 }
 
 impl Annotation {
@@ -84,12 +95,12 @@ impl Annotation {
     }
 }
 
-/// Those of `annotations` for `place` on an image of `platform`, later ones winning.
-pub(super) fn select(annotations: &[Annotation], place: Place, platform: &Platform) -> BTreeMap<String, String> {
+/// Those of `annotations` for `place` on an image of `platform` (none for an index), later ones winning.
+pub(super) fn select(annotations: &[Annotation], place: Place, platform: Option<&Platform>) -> BTreeMap<String, String> {
     annotations
         .iter()
         .filter(|annotation| annotation.place == place)
-        .filter(|annotation| annotation.platform.as_ref().is_none_or(|wanted| wanted == platform))
+        .filter(|annotation| annotation.platform.is_none() || annotation.platform.as_ref() == platform)
         .map(|annotation| (annotation.key.clone(), annotation.value.clone()))
         .collect()
 }
@@ -106,7 +117,11 @@ fn annotation(text: &str, place: &str, key: &str, value: &str) -> Result<Annotat
     let place = match word {
         "manifest" => Place::Manifest,
         "manifest-descriptor" => Place::ManifestDescriptor,
-        "index" | "index-descriptor" => return Err(AnnotationError::NoIndex(text.to_owned())),
+        "index" | "index-descriptor" if platform.is_some() => {
+            return Err(AnnotationError::PlatformOfIndex(text.to_owned()));
+        }
+        "index" => Place::Index,
+        "index-descriptor" => Place::IndexDescriptor,
         other => return Err(AnnotationError::UnknownPlace { text: text.to_owned(), place: other.to_owned() }),
     };
     Ok(Annotation { place, platform, key: key.to_owned(), value: value.to_owned() })
@@ -133,7 +148,8 @@ mod tests {
         flag("manifest-descriptor:a=", &["ManifestDescriptor a="]);
         flag("manifest[linux/arm64],manifest-descriptor:a=b", &["Manifest[linux/arm64] a=b", "ManifestDescriptor a=b"]);
         assert_eq!(Annotation::parse_flag("a"), Err(AnnotationError::Syntax("a".to_owned())));
-        assert_eq!(Annotation::parse_flag("index:a=b"), Err(AnnotationError::NoIndex("index:a=b".to_owned())));
+        flag("index,index-descriptor:a=b", &["Index a=b", "IndexDescriptor a=b"]);
+        assert!(matches!(Annotation::parse_flag("index[linux/amd64]:a=b"), Err(AnnotationError::PlatformOfIndex(_))));
         assert!(matches!(Annotation::parse_flag("x:a=b"), Err(AnnotationError::UnknownPlace { .. })));
         assert!(matches!(Annotation::parse_flag("manifest[:a=b"), Err(AnnotationError::BadPlatform(_))));
     }
@@ -153,8 +169,8 @@ mod tests {
     fn a_platform_selects() {
         let annotations = Annotation::parse_flag("manifest[linux/arm64]:a=b").expect("valid");
         let platform = |text: &str| text.parse::<Platform>().expect("valid");
-        assert!(select(&annotations, Place::Manifest, &platform("linux/amd64")).is_empty());
-        assert_eq!(select(&annotations, Place::Manifest, &platform("linux/arm64")).len(), 1);
-        assert!(select(&annotations, Place::ManifestDescriptor, &platform("linux/arm64")).is_empty());
+        assert!(select(&annotations, Place::Manifest, Some(&platform("linux/amd64"))).is_empty());
+        assert_eq!(select(&annotations, Place::Manifest, Some(&platform("linux/arm64"))).len(), 1);
+        assert!(select(&annotations, Place::ManifestDescriptor, Some(&platform("linux/arm64"))).is_empty());
     }
 }

@@ -6,52 +6,64 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::annotation::{self, Annotation, Place};
 use super::output::{FileTimes, LayerOptions, Scope};
-use super::{Built, BuiltLayer, ExportError, LayerOrigin};
-use crate::image::{AssembledLayer, Descriptor, Image, ImageDraft, assemble, media_type};
+use super::{Artifact, Built, BuiltImage, BuiltLayer, ExportError, LayerOrigin};
+use crate::image::{AssembledLayer, Descriptor, Dialect, ImageDraft, assemble, media_type};
 use crate::layer::{self, Compression, LayerError};
 use crate::store::Store;
 
 /// The image as the store keeps it: layers of the build are uncompressed and named by their diff_id, without a blob.
-pub(super) fn uncompressed(built: &Built, store: &Store, annotations: &[Annotation]) -> Result<Image, ExportError> {
-    let layers = built.layers.iter().map(|layer| match &layer.origin {
-        LayerOrigin::Base(descriptor) => Ok(assembled(layer, with_oci_type(descriptor))),
+pub(super) fn uncompressed(built: &Built, store: &Store, annotations: &[Annotation]) -> Result<Artifact, ExportError> {
+    let dialect = Dialect::Oci;
+    let layer = |layer: &BuiltLayer| match &layer.origin {
+        LayerOrigin::Base(descriptor) => Ok(assembled(layer, in_dialect(descriptor, dialect))),
         LayerOrigin::Own { .. } => {
             let stored = store.layer(&layer.diff_id)?.ok_or(ExportError::NoLayer(layer.diff_id))?;
             Ok(assembled(layer, Descriptor::new(media_type::LAYER, layer.diff_id.0, stored.record.tar_bytes)))
         }
-    });
-    let layers = layers.collect::<Result<Vec<_>, ExportError>>()?;
-    Ok(assemble(&annotated(&built.draft, annotations), &layers, built.epoch))
+    };
+    let image = |image: &BuiltImage| {
+        let layers = image.layers.iter().map(layer).collect::<Result<Vec<_>, ExportError>>()?;
+        Ok(assemble(&annotated(&image.draft, annotations, dialect), &layers, built.epoch))
+    };
+    let images = built.images.iter().map(image).collect::<Result<_, ExportError>>()?;
+    Ok(Artifact::new(images, built.form, annotations, dialect))
 }
 
-/// The image with every layer as a blob of the store. Layers are compressed side by side, as many as there are cores.
+/// The images with every layer as a blob of the store. Layers of an image are compressed side by side, as many as there are
+/// cores; what several images share is compressed once.
 pub(super) fn compressed(
     built: &Built,
     store: &Store,
     options: &LayerOptions,
     annotations: &[Annotation],
-) -> Result<Image, ExportError> {
-    let layers = in_parallel(&built.layers, |layer| blob(layer, store, options, built.epoch))?;
-    let image = assemble(&annotated(&built.draft, annotations), &layers, built.epoch);
-    store.write_blob(&image.config)?;
-    store.write_blob(&image.manifest)?;
-    Ok(image)
+) -> Result<Artifact, ExportError> {
+    let image = |image: &BuiltImage| {
+        let layers = in_parallel(&image.layers, |layer| blob(layer, store, options, built.epoch))?;
+        Ok(assemble(&annotated(&image.draft, annotations, options.dialect), &layers, built.epoch))
+    };
+    let images = built.images.iter().map(image).collect::<Result<_, ExportError>>()?;
+    let artifact = Artifact::new(images, built.form, annotations, options.dialect);
+    for (_, bytes) in artifact.documents() {
+        store.write_blob(bytes)?;
+    }
+    Ok(artifact)
 }
 
 fn blob(layer: &BuiltLayer, store: &Store, options: &LayerOptions, epoch: Option<i64>) -> Result<AssembledLayer, ExportError> {
-    let compression = options.compression;
+    let wanted_type = options.dialect.layer(layer_type(options.encoding.compression));
     let packed = |epoch| {
-        layer::compressed(store, &layer.diff_id, compression, epoch).map(|variant| {
-            let descriptor = Descriptor::new(layer_type(compression), variant.digest, variant.size_bytes);
+        layer::compressed(store, &layer.diff_id, options.encoding, epoch).map(|variant| {
+            let descriptor = Descriptor::new(wanted_type, variant.digest, variant.size_bytes);
             AssembledLayer { diff_id: variant.diff_id, ..assembled(layer, descriptor) }
         })
     };
     let result = match &layer.origin {
         LayerOrigin::Own { .. } => packed(epoch.filter(|_| options.times == FileTimes::LimitToEpoch)),
         LayerOrigin::Base(descriptor) => {
-            let base = assembled(layer, with_oci_type(descriptor));
+            let base = assembled(layer, in_dialect(descriptor, options.dialect));
             let there = store.blob_size(&descriptor.digest)? == Some(descriptor.size_bytes);
-            let wanted = options.scope == Scope::All && base.descriptor.media_type != layer_type(compression);
+            let wanted =
+                options.scope == Scope::All && (base.descriptor.media_type != wanted_type || options.encoding.level.is_some());
             match (there, wanted) {
                 (true, false) => Ok(base),
                 // a tree unpacked from another builder's tar need not give the same tar again; then only the blob has its name
@@ -77,9 +89,10 @@ fn assembled(layer: &BuiltLayer, descriptor: Descriptor) -> AssembledLayer {
     AssembledLayer { diff_id: layer.diff_id, descriptor, created_secs }
 }
 
-fn annotated(draft: &ImageDraft, annotations: &[Annotation]) -> ImageDraft {
+fn annotated(draft: &ImageDraft, annotations: &[Annotation], dialect: Dialect) -> ImageDraft {
     let mut draft = draft.clone();
-    draft.annotations.extend(annotation::select(annotations, Place::Manifest, &draft.config.platform()));
+    draft.dialect = dialect;
+    draft.annotations.extend(annotation::select(annotations, Place::Manifest, Some(&draft.config.platform())));
     draft
 }
 
@@ -91,15 +104,10 @@ fn layer_type(compression: Compression) -> &'static str {
     }
 }
 
-/// A base's layer under OCI's name for its type: one manifest does not mix both families.
-fn with_oci_type(descriptor: &Descriptor) -> Descriptor {
-    let media_type = match descriptor.media_type.as_str() {
-        "application/vnd.docker.image.rootfs.diff.tar" => media_type::LAYER,
-        "application/vnd.docker.image.rootfs.diff.tar.gzip" => media_type::LAYER_GZIP,
-        "application/vnd.docker.image.rootfs.diff.tar.zstd" => media_type::LAYER_ZSTD,
-        other => other,
-    };
-    Descriptor { media_type: media_type.to_owned(), platform: None, ..descriptor.clone() }
+/// A base's layer under the dialect's name for its type: one manifest does not mix both families.
+fn in_dialect(descriptor: &Descriptor, dialect: Dialect) -> Descriptor {
+    let media_type = dialect.layer(&descriptor.media_type).to_owned();
+    Descriptor { media_type, platform: None, ..descriptor.clone() }
 }
 
 /// `work` on every item, on as many threads as there are cores; results in order, or the first error in order.
@@ -147,6 +155,6 @@ mod tests {
     #[test]
     fn docker_s_types_become_oci_s() {
         let descriptor = Descriptor::new("application/vnd.docker.image.rootfs.diff.tar.gzip", crate::digest::Digest::of(b""), 0);
-        assert_eq!(with_oci_type(&descriptor).media_type, media_type::LAYER_GZIP);
+        assert_eq!(in_dialect(&descriptor, Dialect::Oci).media_type, media_type::LAYER_GZIP);
     }
 }

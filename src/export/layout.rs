@@ -1,4 +1,5 @@
-//! The files of an OCI layout, as a directory or as one tar; with `manifest.json` the tar is one for `docker load` too.
+//! The files of an OCI layout, as a directory or as one tar. The tar has `manifest.json` too, which `docker load` of any age
+//! reads: so one archive suits Docker, Podman, containerd and whatever reads layouts.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,32 +8,23 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::ExportError;
 use super::annotation::{self, Annotation, Place};
 use super::sink::{BUFFER_BYTES, Draft, Out, Stop};
+use super::{Artifact, ExportError};
 use crate::digest::Digest;
 use crate::image::{Descriptor, Image, Index, document};
 use crate::layer::header::{BLOCK, TarEntry, TarKind, padding, write_header};
-use crate::reference::ImageRef;
+use crate::reference::{ImageRef, Platform};
 use crate::snapshot::FileKind;
 use crate::store::{Store, StoreError};
-
-/// Which readers the layout is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flavour {
-    /// The layout alone.
-    Oci,
-    /// With `manifest.json`, which `docker load` of any age reads.
-    Docker,
-}
 
 /// A layout's files by their path in it, sorted.
 pub(super) struct Files {
     blobs: BTreeMap<String, Blob>,
     /// The entries of `index.json`.
     entries: Vec<Descriptor>,
-    /// `manifest.json`.
-    docker: Option<Vec<u8>>,
+    /// `manifest.json`, for archives.
+    docker: Vec<u8>,
 }
 
 struct Blob {
@@ -47,18 +39,17 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CREATED: &str = "org.opencontainers.image.created";
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// The files of `image`, all of whose blobs are in the store.
-pub(super) fn files(store: &Store, image: &Image, names: &[ImageRef], annotations: &[Annotation], flavour: Flavour) -> Files {
+/// The files of `artifact`, all of whose blobs are in the store.
+pub(super) fn files(store: &Store, artifact: &Artifact, names: &[ImageRef], annotations: &[Annotation]) -> Files {
     let mut blobs = BTreeMap::new();
     let mut add = |digest: Digest, size_bytes: u64| {
         let path = store.blob_path(&digest);
         blobs.insert(blob_name(&digest), Blob { path, size_bytes, digest });
     };
-    add(image.config_digest, image.config.len() as u64);
-    add(image.descriptor.digest, image.descriptor.size_bytes);
-    image.layers.iter().for_each(|layer| add(layer.descriptor.digest, layer.descriptor.size_bytes));
-    let docker = (flavour == Flavour::Docker).then(|| docker_manifest(image, names));
-    Files { blobs, entries: index_entries(image, names, annotations), docker }
+    artifact.documents().iter().for_each(|(digest, bytes)| add(*digest, bytes.len() as u64));
+    let layers = artifact.images.iter().flat_map(|image| &image.layers);
+    layers.for_each(|layer| add(layer.descriptor.digest, layer.descriptor.size_bytes));
+    Files { blobs, entries: index_entries(artifact, names, annotations), docker: docker_manifest(artifact, names) }
 }
 
 /// Writes the layout as one tar: entries sorted, times and owners 0.
@@ -72,9 +63,7 @@ pub(super) fn write_archive(files: &Files, out: &mut Out<'_>) -> Result<(), Stop
         out.write_all(padding(blob.size_bytes)).map_err(Stop::Destination)?;
     }
     put_file(out, "index.json", &Index::new(files.entries.clone()).to_bytes())?;
-    if let Some(manifest) = &files.docker {
-        put_file(out, "manifest.json", manifest)?;
-    }
+    put_file(out, "manifest.json", &files.docker)?;
     put_file(out, "oci-layout", LAYOUT)?;
     out.write_all(&[0; 2 * BLOCK]).map_err(Stop::Destination)
 }
@@ -120,15 +109,14 @@ fn other_entries(directory: &Path, new: &[Descriptor]) -> Result<Vec<Descriptor>
 }
 
 /// One entry per name, one without a name if there is none.
-fn index_entries(image: &Image, names: &[ImageRef], annotations: &[Annotation]) -> Vec<Descriptor> {
-    let mut plain = image.descriptor.clone();
-    if let Some(created) = &image.created {
+fn index_entries(artifact: &Artifact, names: &[ImageRef], annotations: &[Annotation]) -> Vec<Descriptor> {
+    let mut plain = artifact.root.clone();
+    if let Some(created) = artifact.images.iter().filter_map(|image| image.created.as_ref()).max() {
         // BuildKit writes the time of the export, which no second run could repeat
         plain.annotations.insert(CREATED.to_owned(), created.clone());
     }
-    if let Some(platform) = &plain.platform {
-        plain.annotations.extend(annotation::select(annotations, Place::ManifestDescriptor, platform));
-    }
+    let place = if artifact.index.is_some() { Place::IndexDescriptor } else { Place::ManifestDescriptor };
+    plain.annotations.extend(annotation::select(annotations, place, artifact.root.platform.as_ref()));
     if names.is_empty() {
         return vec![plain];
     }
@@ -141,7 +129,8 @@ fn index_entries(image: &Image, names: &[ImageRef], annotations: &[Annotation]) 
     names.iter().map(named).collect()
 }
 
-fn docker_manifest(image: &Image, names: &[ImageRef]) -> Vec<u8> {
+/// Of several platforms it names the host's image, else the first: its reader gives a name to one image alone.
+fn docker_manifest(artifact: &Artifact, names: &[ImageRef]) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Item {
@@ -149,11 +138,15 @@ fn docker_manifest(image: &Image, names: &[ImageRef]) -> Vec<u8> {
         repo_tags: Option<Vec<String>>,
         layers: Vec<String>,
     }
-    document::compact(&[Item {
+    let host = Platform::host();
+    let is_hosts = |image: &&Image| image.descriptor.platform.as_ref().is_some_and(|platform| host.accepts(platform));
+    let image = artifact.images.iter().find(is_hosts).or_else(|| artifact.images.first());
+    let items = image.into_iter().map(|image| Item {
         config: blob_name(&image.config_digest),
         repo_tags: Some(names.iter().map(ImageRef::familiar).collect()).filter(|tags: &Vec<_>| !tags.is_empty()),
         layers: image.layers.iter().map(|layer| blob_name(&layer.descriptor.digest)).collect(),
-    }])
+    });
+    document::compact(&items.collect::<Vec<_>>())
 }
 
 fn blob_name(digest: &Digest) -> String {

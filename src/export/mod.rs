@@ -11,14 +11,16 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::digest::DiffId;
-use crate::image::{Descriptor, Image, ImageDraft};
+use crate::image::{Descriptor, ImageDraft};
 use crate::layer::LayerError;
 use crate::reference::ImageRef;
-use crate::snapshot::SnapshotError;
+use crate::snapshot::{SnapshotError, TreePath};
 use crate::store::{NameOrigin, NameRecord, Store, StoreError};
 
 pub mod annotation;
+pub mod artifact;
 mod blobs;
+mod daemon;
 mod layout;
 pub mod output;
 mod sink;
@@ -26,6 +28,7 @@ mod tree;
 mod validate;
 
 pub use annotation::{Annotation, AnnotationError};
+pub use artifact::Artifact;
 pub use output::{Destination, Output, OutputError, OutputKind};
 pub use validate::validate;
 
@@ -48,6 +51,28 @@ pub enum ExportError {
     /// The destination is a directory where a file is written.
     #[error("`{0}` is a directory; name a file, or write a directory with `type=oci,tar=false`")]
     IsDirectory(PathBuf),
+    /// Two platforms have different files of one name, and they are not to be kept apart.
+    #[error("`{path}` is in the images for {} and {}", platforms[0], platforms[1])]
+    Clash {
+        /// The file.
+        path: TreePath,
+        /// Whose it is.
+        platforms: [String; 2],
+    },
+    /// Nothing runs that images could be loaded into.
+    #[error("no Docker and no Podman answers, so there is nothing to load the image into{}", hint(reasons))]
+    NoDaemon {
+        /// What was tried, and its answer.
+        reasons: Vec<String>,
+    },
+    /// The program that images are loaded by has failed.
+    #[error("`{program} load` failed: {reason}")]
+    Load {
+        /// `docker` or `podman`.
+        program: &'static str,
+        /// Its last words.
+        reason: String,
+    },
     /// A layer is neither as tree nor as blob in the store.
     #[error("layer {0} of the image is not in the store")]
     NoLayer(DiffId),
@@ -70,6 +95,10 @@ pub enum ExportError {
     },
 }
 
+fn hint(reasons: &[String]) -> String {
+    reasons.iter().map(|reason| format!("; {reason}")).collect()
+}
+
 impl ExportError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ExportError {
         let path = path.to_owned();
@@ -77,17 +106,35 @@ impl ExportError {
     }
 }
 
-/// A built image, before it is decided how its layers are compressed.
+/// What a build has made, before it is decided how layers are compressed.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// Config and history.
-    pub draft: ImageDraft,
-    /// Bottom layer first; those of the base come first.
-    pub layers: Vec<BuiltLayer>,
+    /// One per platform, in the order asked for; at least one.
+    pub images: Vec<BuiltImage>,
+    /// What a name of it stands for.
+    pub form: Form,
     /// `SOURCE_DATE_EPOCH`, seconds since 1970.
     pub epoch: Option<i64>,
     /// `-t`.
     pub names: Vec<ImageRef>,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// One image's manifest.
+    Manifest,
+    /// An index of images, be it of one.
+    Index,
+}
+
+/// The image for one platform.
+#[derive(Clone, Debug)]
+pub struct BuiltImage {
+    /// Config and history.
+    pub draft: ImageDraft,
+    /// Bottom layer first; those of the base come first.
+    pub layers: Vec<BuiltLayer>,
 }
 
 /// One layer of a built image.
@@ -114,32 +161,33 @@ pub enum LayerOrigin {
 /// What an output gave.
 #[derive(Clone, Debug)]
 pub struct Exported {
-    /// The image as it was written; `None` for plain files.
-    pub image: Option<Image>,
+    /// What was written; `None` for plain files.
+    pub artifact: Option<Artifact>,
     /// Where it went, in words; empty for stdout.
     pub written: String,
 }
 
-/// Puts the image into the store: config, manifest with uncompressed layers, names. Nothing is compressed for it.
-pub fn to_store(store: &Store, built: &Built, annotations: &[Annotation], now_secs: i64) -> Result<Image, ExportError> {
-    let image = blobs::uncompressed(built, store, annotations)?;
-    store.write_blob(&image.config)?;
-    store.write_blob(&image.manifest)?;
+/// Puts what was built into the store: configs, manifests with uncompressed layers, names. Nothing is compressed for it.
+pub fn to_store(store: &Store, built: &Built, annotations: &[Annotation], now_secs: i64) -> Result<Artifact, ExportError> {
+    let artifact = blobs::uncompressed(built, store, annotations)?;
+    for (_, bytes) in artifact.documents() {
+        store.write_blob(bytes)?;
+    }
     let record = NameRecord {
-        manifest: image.descriptor.digest,
-        media_type: image.descriptor.media_type.clone(),
-        size_bytes: image.descriptor.size_bytes,
+        manifest: artifact.root.digest,
+        media_type: artifact.root.media_type.clone(),
+        size_bytes: artifact.root.size_bytes,
         set_secs: now_secs,
         origin: NameOrigin::Built,
     };
     for name in &built.names {
         store.set_name(name, &record)?;
     }
-    Ok(image)
+    Ok(artifact)
 }
 
 /// The image as [`to_store`] would put it there; nothing is written.
-pub fn describe(store: &Store, built: &Built) -> Result<Image, ExportError> {
+pub fn describe(store: &Store, built: &Built) -> Result<Artifact, ExportError> {
     blobs::uncompressed(built, store, &[])
 }
 
@@ -161,36 +209,56 @@ pub fn export(
     let prepare = || blobs::compressed(&built, store, &output.layers, &output.annotations);
     let names = &built.names;
     match &output.kind {
-        OutputKind::Nothing => Ok(Exported { image: None, written: String::new() }),
+        OutputKind::Nothing => Ok(Exported { artifact: None, written: String::new() }),
         OutputKind::Image => {
-            let image = to_store(store, &built, &output.annotations, now_secs)?;
-            Ok(Exported { image: Some(image), written: String::new() })
+            let artifact = to_store(store, &built, &output.annotations, now_secs)?;
+            Ok(Exported { artifact: Some(artifact), written: String::new() })
         }
         OutputKind::OciArchive(destination) | OutputKind::DockerArchive(destination) => {
-            let image = prepare()?;
+            let artifact = prepare()?;
             let docker = matches!(output.kind, OutputKind::DockerArchive(_));
-            let flavour = if docker { layout::Flavour::Docker } else { layout::Flavour::Oci };
-            let files = layout::files(store, &image, names, &output.annotations, flavour);
+            let files = layout::files(store, &artifact, names, &output.annotations);
             sink::write(destination, stdout, |out| layout::write_archive(&files, out))?;
             let what = if docker { "docker archive" } else { "OCI archive" };
-            Ok(Exported { image: Some(image), written: say(what, destination) })
+            Ok(Exported { artifact: Some(artifact), written: say(what, destination) })
         }
         OutputKind::OciDirectory(path) => {
-            let image = prepare()?;
-            let files = layout::files(store, &image, names, &output.annotations, layout::Flavour::Oci);
+            let artifact = prepare()?;
+            let files = layout::files(store, &artifact, names, &output.annotations);
             layout::write_directory(&files, path)?;
-            Ok(Exported { image: Some(image), written: format!("OCI layout in {}", path.display()) })
+            Ok(Exported { artifact: Some(artifact), written: format!("OCI layout in {}", path.display()) })
+        }
+        OutputKind::Load => {
+            let artifact = prepare()?;
+            let files = layout::files(store, &artifact, names, &output.annotations);
+            let written = daemon::load(|out| layout::write_archive(&files, out))?;
+            Ok(Exported { artifact: Some(artifact), written })
         }
         OutputKind::Files(path) => {
-            tree::write_directory(&tree::view(store, &built)?, built.epoch, path)?;
-            Ok(Exported { image: None, written: format!("files in {}", path.display()) })
+            tree::write_directories(&parts(store, &built, output.split)?, built.epoch, path)?;
+            Ok(Exported { artifact: None, written: format!("files in {}", path.display()) })
         }
         OutputKind::FilesArchive(destination) => {
-            let view = tree::view(store, &built)?;
-            sink::write(destination, stdout, |out| tree::write_archive(&view, built.epoch, out))?;
-            Ok(Exported { image: None, written: say("tar of the files", destination) })
+            let parts = parts(store, &built, output.split)?;
+            sink::write(destination, stdout, |out| tree::write_archives(&parts, built.epoch, out))?;
+            Ok(Exported { artifact: None, written: say("tar of the files", destination) })
         }
     }
+}
+
+/// The trees of all images, each below a directory of its platform's name where they are kept apart.
+fn parts(store: &Store, built: &Built, split: Option<bool>) -> Result<Vec<tree::Part>, ExportError> {
+    let split = split.unwrap_or(built.form == Form::Index);
+    let part = |image: &BuiltImage| {
+        let platform = image.draft.config.platform().to_string();
+        let directory = split.then(|| platform.replace('/', "_"));
+        Ok(tree::Part { platform, directory, view: tree::view(store, image)? })
+    };
+    let parts = built.images.iter().map(part).collect::<Result<Vec<_>, ExportError>>()?;
+    if !split && parts.len() > 1 {
+        tree::refuse_clashes(&parts)?;
+    }
+    Ok(parts)
 }
 
 fn say(what: &str, destination: &Destination) -> String {

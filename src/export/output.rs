@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use super::annotation::{Annotation, AnnotationError};
 use crate::diagnostic::nearest;
-use crate::layer::Compression;
+use crate::image::Dialect;
+use crate::layer::{Compression, Encoding};
 use crate::reference::{BadReference, ImageRef};
 
 /// Why a text is no output.
@@ -91,8 +92,10 @@ pub struct Output {
     pub layers: LayerOptions,
     /// Times later than this (seconds since 1970) become it; replaces the build's `SOURCE_DATE_EPOCH`.
     pub epoch: Option<i64>,
-    /// Words for manifest and descriptors.
+    /// Words for manifest, index and descriptors.
     pub annotations: Vec<Annotation>,
+    /// `platform-split=`: whether files of each platform have a directory of their own; `None` where there is an index.
+    pub split: Option<bool>,
 }
 
 /// What is written, and where.
@@ -106,6 +109,8 @@ pub enum OutputKind {
     OciDirectory(PathBuf),
     /// A tar for `docker load` that is an OCI layout too.
     DockerArchive(Destination),
+    /// The image, into a Docker or Podman that runs here.
+    Load,
     /// The files of the image into a directory.
     Files(PathBuf),
     /// The files of the image as one tar.
@@ -127,11 +132,13 @@ pub enum Destination {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerOptions {
     /// For layers of this build.
-    pub compression: Compression,
+    pub encoding: Encoding,
     /// Which layers are compressed anew.
     pub scope: Scope,
     /// Whether file times are limited to the epoch.
     pub times: FileTimes,
+    /// `oci-mediatypes=`.
+    pub dialect: Dialect,
 }
 
 /// `force-compression=`.
@@ -184,9 +191,26 @@ impl Output {
         Output {
             kind: OutputKind::Image,
             names: Vec::new(),
-            layers: LayerOptions { compression: Compression::Gzip, scope: Scope::Own, times: FileTimes::Keep },
+            layers: LayerOptions {
+                encoding: Compression::Gzip.into(),
+                scope: Scope::Own,
+                times: FileTimes::Keep,
+                dialect: Dialect::Oci,
+            },
             epoch: None,
             annotations: Vec::new(),
+            split: None,
+        }
+    }
+
+    /// The one place that it goes to; `None` for the store and for what keeps others.
+    pub fn destination(&self) -> Option<Destination> {
+        match &self.kind {
+            OutputKind::OciArchive(destination)
+            | OutputKind::DockerArchive(destination)
+            | OutputKind::FilesArchive(destination) => Some(destination.clone()),
+            OutputKind::Files(path) | OutputKind::OciDirectory(path) => Some(Destination::File(path.clone())),
+            OutputKind::Image | OutputKind::Load | OutputKind::Nothing => None,
         }
     }
 
@@ -195,7 +219,7 @@ impl Output {
         match self.kind {
             OutputKind::Image => "exporting to the store",
             OutputKind::OciArchive(_) | OutputKind::OciDirectory(_) => "exporting to oci image format",
-            OutputKind::DockerArchive(_) => "exporting to docker image format",
+            OutputKind::DockerArchive(_) | OutputKind::Load => "exporting to docker image format",
             OutputKind::Files(_) => "copying files",
             OutputKind::FilesArchive(_) => "sending tarball",
             OutputKind::Nothing => "exporting nothing",
@@ -268,7 +292,7 @@ impl Reader {
                 }
             }
             "compression" => {
-                output.layers.compression = match value.as_str() {
+                output.layers.encoding.compression = match value.as_str() {
                     "uncompressed" => Compression::None,
                     "gzip" => Compression::Gzip,
                     "zstd" => Compression::Zstd,
@@ -280,8 +304,8 @@ impl Reader {
                 }
             }
             "compression-level" => {
-                let what = "choosing a compression level";
-                return Err(OutputError::Unavailable { what, instead: "leave `compression-level` out" });
+                let level = value.parse().map_err(|_| bad(key, value, "a number"))?;
+                output.layers.encoding.level = Some(level);
             }
             "force-compression" => output.layers.scope = if boolean(&key, &value)? { Scope::All } else { Scope::Own },
             "rewrite-timestamp" => {
@@ -296,10 +320,9 @@ impl Reader {
                 return if boolean(&key, &value)? { Err(pushing()) } else { Ok(()) };
             }
             "oci-mediatypes" => {
-                let what = "writing Docker's media types";
-                let refused = OutputError::Unavailable { what, instead: "every current reader takes OCI's" };
-                return if boolean(&key, &value)? { Ok(()) } else { Err(refused) };
+                output.layers.dialect = if boolean(&key, &value)? { Dialect::Oci } else { Dialect::Docker };
             }
+            "platform-split" => output.split = Some(boolean(&key, &value)?),
             "mode" => {
                 let what = "deleting what a build did not produce";
                 let refused = OutputError::Unavailable { what, instead: "write into an empty directory" };
@@ -330,7 +353,15 @@ impl Reader {
         Err(OutputError::UnknownKey { key: key.to_owned(), kind: self.kind, nearest: nearest(key, candidates) })
     }
 
-    fn finish(self) -> Result<Output, OutputError> {
+    fn finish(mut self) -> Result<Output, OutputError> {
+        let Encoding { compression, level } = self.output.layers.encoding;
+        if compression == Compression::Gzip && level.is_some_and(|level| !(0..=9).contains(&level)) {
+            return Err(bad("compression-level".to_owned(), level.unwrap_or_default().to_string(), "for gzip, 0 to 9"));
+        }
+        // as BuildKit has it: Docker's own types know no zstd
+        if compression == Compression::Zstd {
+            self.output.layers.dialect = Dialect::Oci;
+        }
         let destination = self.destination()?;
         let stdout = destination == Some(Destination::Stdout);
         let kind = match (self.kind, destination) {
@@ -350,9 +381,7 @@ impl Reader {
             }
             ("oci", destination) => OutputKind::OciArchive(destination.unwrap_or(Destination::Stdout)),
             ("docker", Some(destination)) => OutputKind::DockerArchive(destination),
-            (kind, _) => {
-                return Err(OutputError::Destination { kind, form: "`dest=FILE`, or `dest=-` piped into `docker load`" });
-            }
+            (_, _) => OutputKind::Load,
         };
         Ok(Output { kind, ..self.output })
     }
@@ -465,6 +494,19 @@ mod tests {
         check("type=image", OutputKind::Image);
         check("type=image,unpack=true,store=true,push=false", OutputKind::Image);
         check("type=cacheonly", OutputKind::Nothing);
+        check("type=docker", OutputKind::Load);
+    }
+
+    #[test]
+    fn levels_and_dialects() {
+        let layers = |text: &str| Output::parse(text).expect(text).layers;
+        let level = layers("type=oci,compression-level=9").encoding;
+        assert_eq!(level, Encoding { compression: Compression::Gzip, level: Some(9) });
+        assert_eq!(layers("type=oci,oci-mediatypes=false").dialect, Dialect::Docker);
+        assert_eq!(layers("type=oci,oci-mediatypes=false,compression=zstd,compression-level=19").dialect, Dialect::Oci);
+        refused("type=oci,compression-level=10", "`compression-level=10` is not valid: for gzip, 0 to 9 is expected");
+        refused("type=oci,compression-level=x", "`compression-level=x` is not valid: a number is expected");
+        assert_eq!(Output::parse("type=local,dest=o,platform-split=false").expect("valid").split, Some(false));
     }
 
     #[test]
@@ -474,7 +516,12 @@ mod tests {
             OutputKind::OciArchive(Destination::Stdout),
         );
         assert_eq!(output.names.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "b/c:latest"]);
-        let expected = LayerOptions { compression: Compression::Zstd, scope: Scope::All, times: FileTimes::LimitToEpoch };
+        let expected = LayerOptions {
+            encoding: Compression::Zstd.into(),
+            scope: Scope::All,
+            times: FileTimes::LimitToEpoch,
+            dialect: Dialect::Oci,
+        };
         assert_eq!((output.layers, output.epoch, output.annotations.len()), (expected, Some(7), 1));
     }
 
@@ -510,6 +557,5 @@ mod tests {
         refused("type=local", "`type=local` needs `dest=DIRECTORY`");
         refused("type=local,dest=-", "`type=local` needs `dest=DIRECTORY`");
         refused("type=oci,tar=false", "`type=oci` needs `dest=DIRECTORY` with `tar=false`");
-        refused("type=docker", "`type=docker` needs `dest=FILE`, or `dest=-` piped into `docker load`");
     }
 }

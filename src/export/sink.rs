@@ -55,7 +55,8 @@ pub(super) fn write(
     draft.publish(path)
 }
 
-fn filled(
+/// Runs `fill` on `out`, with a buffer between; `failed` words a failure of `out`.
+pub(super) fn filled(
     mut out: &mut dyn Write,
     fill: impl FnOnce(&mut Out<'_>) -> Result<(), Stop>,
     failed: impl Fn(std::io::Error) -> ExportError,

@@ -9,21 +9,85 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::sink::{Out, Stop};
-use super::{Built, ExportError};
+use super::{BuiltImage, ExportError};
 use crate::layer::header::{BLOCK, TarEntry, TarKind, padding, write_header};
 use crate::snapshot::{Dir, FileKind, FileTree, Meta, SnapshotError, Time, TreePath, View};
 use crate::store::Store;
 
 /// All layers of the image as one tree.
-pub(super) fn view(store: &Store, built: &Built) -> Result<View, ExportError> {
+pub(super) fn view(store: &Store, built: &BuiltImage) -> Result<View, ExportError> {
     let tree = |layer: &super::BuiltLayer| -> Result<PathBuf, ExportError> {
         Ok(store.layer(&layer.diff_id)?.ok_or(ExportError::NoLayer(layer.diff_id))?.tree)
     };
     Ok(View::new(built.layers.iter().map(tree).collect::<Result<_, _>>()?)?)
 }
 
-/// Writes the tree as one tar; in each directory names are sorted by bytes, a directory stands before what is in it.
-pub(super) fn write_archive(tree: &dyn FileTree, epoch: Option<i64>, out: &mut Out<'_>) -> Result<(), Stop> {
+/// The files for one platform.
+pub(super) struct Part {
+    /// For messages.
+    pub(super) platform: String,
+    /// The directory that they go below, if not to the top.
+    pub(super) directory: Option<String>,
+    /// The files.
+    pub(super) view: View,
+}
+
+/// Refuses parts that have files (but directories) of the same name; like BuildKit, without comparing them.
+pub(super) fn refuse_clashes(parts: &[Part]) -> Result<(), ExportError> {
+    let mut owners: HashMap<TreePath, &Part> = HashMap::new();
+    for part in parts {
+        for found in Walk::new(&part.view) {
+            let Found { path, meta, .. } = found?;
+            if meta.kind == FileKind::Directory {
+                continue;
+            }
+            if let Some(other) = owners.get(&path) {
+                return Err(ExportError::Clash { path, platforms: [other.platform.clone(), part.platform.clone()] });
+            }
+            owners.insert(path, part);
+        }
+    }
+    Ok(())
+}
+
+/// Writes all parts as one tar; in each directory names are sorted by bytes, a directory stands before what is in it.
+pub(super) fn write_archives(parts: &[Part], epoch: Option<i64>, out: &mut Out<'_>) -> Result<(), Stop> {
+    let mut in_order: Vec<&Part> = parts.iter().collect();
+    in_order.sort_by(|left, right| left.directory.cmp(&right.directory));
+    for part in in_order {
+        let prefix = part.directory.as_ref().map(|name| format!("{name}/")).unwrap_or_default();
+        if !prefix.is_empty() {
+            let entry = TarEntry {
+                name: prefix.clone().into_bytes(),
+                kind: TarKind::Plain(FileKind::Directory),
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+                size_bytes: 0,
+                mtime_secs: epoch.unwrap_or(0),
+                xattrs: Vec::new(),
+            };
+            let mut header = Vec::with_capacity(BLOCK);
+            write_header(&entry, &mut header);
+            out.write_all(&header).map_err(Stop::Destination)?;
+        }
+        write_entries(&part.view, prefix.as_bytes(), epoch, out)?;
+    }
+    out.write_all(&[0; 2 * BLOCK]).map_err(Stop::Destination)
+}
+
+/// Writes all parts into `directory`.
+pub(super) fn write_directories(parts: &[Part], epoch: Option<i64>, directory: &Path) -> Result<(), ExportError> {
+    for part in parts {
+        match &part.directory {
+            Some(name) => write_directory(&part.view, epoch, &directory.join(name))?,
+            None => write_directory(&part.view, epoch, directory)?,
+        }
+    }
+    Ok(())
+}
+
+fn write_entries(tree: &dyn FileTree, prefix: &[u8], epoch: Option<i64>, out: &mut Out<'_>) -> Result<(), Stop> {
     for found in Walk::new(tree) {
         let Found { path, meta, link } = found?;
         if meta.kind == FileKind::Socket {
@@ -31,13 +95,13 @@ pub(super) fn write_archive(tree: &dyn FileTree, epoch: Option<i64>, out: &mut O
         }
         let first = link.filter(|_| meta.kind != FileKind::Directory);
         let kind = match (&first, meta.kind) {
-            (Some(first), _) => TarKind::HardLink(first.as_bytes().to_vec()),
+            (Some(first), _) => TarKind::HardLink([prefix, first.as_bytes()].concat()),
             (None, FileKind::Symlink) => TarKind::Symlink(tree.read_link(&path)?),
             (None, kind) => TarKind::Plain(kind),
         };
         let has_data = first.is_none() && meta.kind == FileKind::File;
         let xattrs = if first.is_none() { tree.xattrs(&path)? } else { Vec::new() };
-        let mut name = path.as_bytes().to_vec();
+        let mut name = [prefix, path.as_bytes()].concat();
         if meta.kind == FileKind::Directory {
             name.push(b'/');
         }
@@ -59,13 +123,13 @@ pub(super) fn write_archive(tree: &dyn FileTree, epoch: Option<i64>, out: &mut O
             out.write_all(padding(meta.size_bytes)).map_err(Stop::Destination)?;
         }
     }
-    out.write_all(&[0; 2 * BLOCK]).map_err(Stop::Destination)
+    Ok(())
 }
 
 /// Writes the tree into `directory`, over what is there: files replace files, directories merge, nothing else is touched.
 ///
 /// Files belong to whoever runs this, as with buildx: what is exported is for the user, not for a container.
-pub(super) fn write_directory(tree: &dyn FileTree, epoch: Option<i64>, directory: &Path) -> Result<(), ExportError> {
+fn write_directory(tree: &dyn FileTree, epoch: Option<i64>, directory: &Path) -> Result<(), ExportError> {
     std::fs::create_dir_all(directory).map_err(ExportError::io("create", directory))?;
     let root = Dir::open(directory).map_err(ExportError::io("open", directory))?;
     let mut finished = Vec::new();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::ExportError;
 use crate::digest::{DiffId, Digest, HashingReader};
-use crate::image::{Descriptor, ImageConfig, Index, Manifest, media_type};
+use crate::image::{Descriptor, Dialect, ImageConfig, Index, Manifest, media_type};
 use crate::layer::archive::Packing;
 
 /// Checks the layout at `layout` and returns the entries of its index.
@@ -53,7 +53,7 @@ impl Check<'_> {
             self.problems.push("index.json lists no image".to_owned());
         }
         for entry in &index.manifests {
-            if let Err(problem) = self.image(entry) {
+            if let Err(problem) = self.entry(entry) {
                 self.problems.push(problem);
             }
         }
@@ -61,16 +61,36 @@ impl Check<'_> {
         Ok(index.manifests)
     }
 
+    /// An image, or an index of images.
+    fn entry(&mut self, entry: &Descriptor) -> Result<(), Problem> {
+        let lists = [Dialect::Oci, Dialect::Docker].map(Dialect::index);
+        if !lists.contains(&entry.media_type.as_str()) {
+            return self.image(entry);
+        }
+        let index: Index = parse("index", &self.document(entry)?)?;
+        if index.schema_version != 2 || index.media_type != entry.media_type {
+            self.problems.push(format!("an index is version {} of `{}`", index.schema_version, index.media_type));
+        }
+        for image in &index.manifests {
+            if image.platform.is_none() {
+                self.problems.push(format!("{} is listed for no platform", image.digest.short()));
+            }
+            self.image(image)?;
+        }
+        Ok(())
+    }
+
     fn image(&mut self, entry: &Descriptor) -> Result<(), Problem> {
         let name = entry.digest.short();
-        if entry.media_type != media_type::MANIFEST {
+        let dialect = [Dialect::Oci, Dialect::Docker].into_iter().find(|dialect| dialect.manifest() == entry.media_type);
+        let Some(dialect) = dialect else {
             return Err(format!("index entry {name} is a `{}`", entry.media_type));
-        }
+        };
         let manifest: Manifest = parse("manifest", &self.document(entry)?)?;
-        if manifest.schema_version != 2 || manifest.media_type != media_type::MANIFEST {
+        if manifest.schema_version != 2 || manifest.media_type != dialect.manifest() {
             self.problems.push(format!("manifest {name} is version {} of `{}`", manifest.schema_version, manifest.media_type));
         }
-        if manifest.config.media_type != media_type::CONFIG {
+        if manifest.config.media_type != dialect.config() {
             self.problems.push(format!("config of {name} is a `{}`", manifest.config.media_type));
         }
         let config: ImageConfig = parse("config", &self.document(&manifest.config)?)?;
@@ -100,7 +120,7 @@ impl Check<'_> {
         let mut start = Vec::new();
         let rewound = file.rewind().and_then(|()| (&mut file).take(4).read_to_end(&mut start)).and_then(|_| file.rewind());
         rewound.map_err(|error| format!("layer {name}: {error}"))?;
-        let announced = match descriptor.media_type.as_str() {
+        let announced = match Dialect::Oci.layer(&descriptor.media_type) {
             media_type::LAYER => Packing::Plain,
             media_type::LAYER_GZIP => Packing::Gzip,
             media_type::LAYER_ZSTD => Packing::Zstd,

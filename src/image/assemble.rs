@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::document::{Descriptor, Manifest, compact, media_type};
+use super::document::{Descriptor, Dialect, Manifest, compact};
 use super::time::{is_later, rfc3339};
 use super::{History, ImageConfig};
 use crate::digest::{DiffId, Digest};
@@ -20,6 +20,8 @@ pub struct ImageDraft {
     pub history: Vec<DraftHistory>,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// Whose types the documents have.
+    pub dialect: Dialect,
 }
 
 /// One instruction of this build in the history.
@@ -87,13 +89,13 @@ pub fn assemble(draft: &ImageDraft, layers: &[AssembledLayer], epoch: Option<i64
 
     let manifest = Manifest {
         schema_version: 2,
-        media_type: media_type::MANIFEST.to_owned(),
-        config: Descriptor::of(media_type::CONFIG, &config_bytes),
+        media_type: draft.dialect.manifest().to_owned(),
+        config: Descriptor::of(draft.dialect.config(), &config_bytes),
         layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
         annotations: draft.annotations.clone(),
     };
     let manifest_bytes = manifest.to_bytes();
-    let mut descriptor = Descriptor::of(media_type::MANIFEST, &manifest_bytes);
+    let mut descriptor = Descriptor::of(draft.dialect.manifest(), &manifest_bytes);
     descriptor.platform = Some(config.platform());
     Image {
         config_digest: manifest.config.digest,
@@ -147,6 +149,7 @@ fn own_history(items: &[DraftHistory], own: &[AssembledLayer], base_created: Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::media_type;
     use crate::reference::Platform;
 
     fn layer(text: &str, created_secs: Option<i64>) -> AssembledLayer {
@@ -169,7 +172,13 @@ mod tests {
 
     fn draft(base_history: Vec<History>, history: Vec<DraftHistory>) -> ImageDraft {
         let platform = Platform { os: "linux".to_owned(), architecture: "amd64".to_owned(), variant: String::new() };
-        ImageDraft { config: ImageConfig::scratch(&platform), base_history, history, annotations: BTreeMap::new() }
+        ImageDraft {
+            config: ImageConfig::scratch(&platform),
+            base_history,
+            history,
+            annotations: BTreeMap::new(),
+            dialect: Dialect::Oci,
+        }
     }
 
     /// Each history item as `time text`, `-` behind those without layer; last line: the config's time.

@@ -27,6 +27,56 @@ pub mod media_type {
     pub const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 }
 
+/// Whose names documents and layers go by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Dialect {
+    /// OCI image-spec.
+    #[default]
+    Oci,
+    /// Docker's image manifest, version 2, schema 2, for registries that know no other.
+    Docker,
+}
+
+impl Dialect {
+    /// Type of a manifest.
+    pub fn manifest(self) -> &'static str {
+        match self {
+            Dialect::Oci => media_type::MANIFEST,
+            Dialect::Docker => "application/vnd.docker.distribution.manifest.v2+json",
+        }
+    }
+
+    /// Type of an index.
+    pub fn index(self) -> &'static str {
+        match self {
+            Dialect::Oci => media_type::INDEX,
+            Dialect::Docker => "application/vnd.docker.distribution.manifest.list.v2+json",
+        }
+    }
+
+    /// Type of a config.
+    pub fn config(self) -> &'static str {
+        match self {
+            Dialect::Oci => media_type::CONFIG,
+            Dialect::Docker => "application/vnd.docker.container.image.v1+json",
+        }
+    }
+
+    /// The type of a layer, from its name in any dialect; what is no known layer keeps its name.
+    pub fn layer(self, known: &str) -> &str {
+        const LAYERS: [(&str, &str); 3] = [
+            (media_type::LAYER, "application/vnd.docker.image.rootfs.diff.tar"),
+            (media_type::LAYER_GZIP, "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+            (media_type::LAYER_ZSTD, "application/vnd.docker.image.rootfs.diff.tar.zstd"),
+        ];
+        match (LAYERS.iter().find(|(oci, docker)| [*oci, *docker].contains(&known)), self) {
+            (Some((oci, _)), Dialect::Oci) => oci,
+            (Some((_, docker)), Dialect::Docker) => docker,
+            (None, _) => known,
+        }
+    }
+}
+
 /// Names a blob: what it is, its digest, its size (OCI image-spec, "Content Descriptors").
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -117,6 +167,11 @@ impl Index {
     /// The bytes of a layout's `index.json`, as containerd writes it: compact.
     pub fn to_bytes(&self) -> Vec<u8> {
         compact(self)
+    }
+
+    /// The bytes as BuildKit writes an index of platforms: indented by two spaces, no final newline.
+    pub fn to_document(&self) -> Vec<u8> {
+        go_json(serde_json::to_string_pretty(self).expect("an index is plain data"))
     }
 }
 

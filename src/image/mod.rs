@@ -14,4 +14,4 @@ mod time;
 
 pub use assemble::{AssembledLayer, DraftHistory, Image, ImageDraft, assemble};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
-pub use document::{Descriptor, Index, Manifest, media_type};
+pub use document::{Descriptor, Dialect, Index, Manifest, media_type};

@@ -37,17 +37,60 @@ const GZIP_PIECE: usize = 1 << 20;
 /// Plain bytes of a zstd frame, which looks back further: 1 MiB costs a sixth more.
 const ZSTD_PIECE: usize = 4 << 20;
 
-impl Compression {
+/// How a layer blob is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Encoding {
+    /// Its format.
+    pub compression: Compression,
+    /// 0 to 9 for gzip, 1 to 22 for zstd; others become the nearest of these, `None` is the level that every output has
+    /// unless it asks for another.
+    pub level: Option<i32>,
+}
+
+impl From<Compression> for Encoding {
+    fn from(compression: Compression) -> Encoding {
+        Encoding { compression, level: None }
+    }
+}
+
+impl Encoding {
+    /// The level that the format's encoder gets.
+    fn level(self) -> i32 {
+        match self.compression {
+            Compression::None => 0,
+            Compression::Gzip => self.level.map_or(GZIP_LEVEL, |level| level.clamp(0, 9)),
+            Compression::Zstd => self.level.map_or(ZSTD_LEVEL, |level| level.clamp(1, 22)),
+        }
+    }
+
     /// Names what the bytes of a blob depend on, besides the layer; the last number changes when an encoder does.
     fn variant(self, epoch: Option<i64>) -> String {
-        let kind = match self {
+        let kind = match self.compression {
             Compression::None => "tar-1".to_owned(),
-            Compression::Gzip => format!("gzip-{GZIP_LEVEL}-1"),
-            Compression::Zstd => format!("zstd-{ZSTD_LEVEL}-1"),
+            Compression::Gzip => format!("gzip-{}-1", self.level()),
+            Compression::Zstd => format!("zstd-{}-1", self.level()),
         };
         epoch.map_or(kind.clone(), |epoch| format!("epoch-{epoch}+{kind}"))
     }
 
+    /// One member or frame.
+    fn compress(self, plain: Vec<u8>) -> io::Result<Vec<u8>> {
+        match self.compression {
+            Compression::None => Ok(plain),
+            Compression::Gzip => {
+                let level = CompressionLvl::new(self.level()).expect("libdeflate has levels 0 to 12");
+                let mut compressor = Compressor::new(level);
+                let mut packed = vec![0; compressor.gzip_compress_bound(plain.len())];
+                let count = compressor.gzip_compress(&plain, &mut packed).expect("the buffer has the size for the worst case");
+                packed.truncate(count);
+                Ok(packed)
+            }
+            Compression::Zstd => zstd::bulk::compress(&plain, self.level()),
+        }
+    }
+}
+
+impl Compression {
     /// The plain bytes of `blob`, which may have several members or frames.
     pub(super) fn decoder<'a>(self, blob: &'a mut dyn Read) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
@@ -63,22 +106,6 @@ impl Compression {
             Compression::Zstd => ZSTD_PIECE,
         }
     }
-
-    /// One member or frame.
-    fn compress(self, plain: Vec<u8>) -> io::Result<Vec<u8>> {
-        match self {
-            Compression::None => Ok(plain),
-            Compression::Gzip => {
-                let level = CompressionLvl::new(GZIP_LEVEL).expect("libdeflate has levels 0 to 12");
-                let mut compressor = Compressor::new(level);
-                let mut packed = vec![0; compressor.gzip_compress_bound(plain.len())];
-                let count = compressor.gzip_compress(&plain, &mut packed).expect("the buffer has the size for the worst case");
-                packed.truncate(count);
-                Ok(packed)
-            }
-            Compression::Zstd => zstd::bulk::compress(&plain, ZSTD_LEVEL),
-        }
-    }
 }
 
 /// The blob of the stored layer `diff_id`, made at the first call and remembered as a variant of it.
@@ -88,8 +115,14 @@ impl Compression {
 /// # Errors
 /// `Missing` if the store has no such layer; `WrongContent` if its tree no longer gives the tar it is named by, or came from
 /// a tar in another dialect (its blob is the one to use).
-pub fn compressed(store: &Store, diff_id: &DiffId, compression: Compression, epoch: Option<i64>) -> Result<Variant, LayerError> {
-    let kind = compression.variant(epoch);
+pub fn compressed(
+    store: &Store,
+    diff_id: &DiffId,
+    encoding: impl Into<Encoding>,
+    epoch: Option<i64>,
+) -> Result<Variant, LayerError> {
+    let encoding = encoding.into();
+    let kind = encoding.variant(epoch);
     if let Some(variant) = store.variant(diff_id, &kind)?
         && store.blob_size(&variant.digest)? == Some(variant.size_bytes)
     {
@@ -97,7 +130,7 @@ pub fn compressed(store: &Store, diff_id: &DiffId, compression: Compression, epo
     }
     let layer = store.layer(diff_id)?.ok_or(LayerError::Missing { diff_id: *diff_id })?;
     let mut blob = store.blob_writer()?;
-    let summary = write_compressed(&layer, compression, epoch, &mut blob)?;
+    let summary = write_compressed(&layer, encoding, epoch, &mut blob)?;
     if epoch.is_none() && summary.diff_id != *diff_id {
         return Err(LayerError::WrongContent { expected: *diff_id, found: summary.diff_id });
     }
@@ -113,20 +146,20 @@ const PIECES_AHEAD: usize = 2;
 /// Writes the layer's tar to `out` as `compression` says; the summary is the plain tar's.
 fn write_compressed(
     layer: &StoredLayer,
-    compression: Compression,
+    encoding: Encoding,
     epoch: Option<i64>,
     out: &mut dyn Write,
 ) -> Result<TarSummary, LayerError> {
     thread::scope(|scope| {
         let (sender, pieces) = sync_channel(PIECES_AHEAD);
         let tar = scope.spawn(move || {
-            let mut pieces = Pieces { piece: Vec::new(), piece_bytes: compression.piece_bytes(), sender };
+            let mut pieces = Pieces { piece: Vec::new(), piece_bytes: encoding.compression.piece_bytes(), sender };
             let summary = write_tar(&layer.tree, epoch, &mut pieces)?;
             pieces.send().map_err(LayerError::Write)?;
             Ok(summary)
         });
         let compress = |piece, sink: &Sink<io::Result<Vec<u8>>>| {
-            let _unwanted = sink.put(compression.compress(piece));
+            let _unwanted = sink.put(encoding.compress(piece));
         };
         let written = ordered(pieces.into_iter(), compress, |packed| out.write_all(&packed?));
         let summary = tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -219,6 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn a_level_is_another_variant_unless_it_is_the_usual_one() {
+        let (_space, store, diff_id) = store(200);
+        let blob = |level| compressed(&store, &diff_id, Encoding { compression: Compression::Gzip, level }, None).unwrap();
+        let usual = blob(None);
+        assert_eq!(blob(Some(GZIP_LEVEL)), usual);
+        assert!(blob(Some(9)).size_bytes < usual.size_bytes && usual.size_bytes < blob(Some(0)).size_bytes);
+        assert_eq!((blob(Some(99)), blob(Some(-1))), (blob(Some(9)), blob(Some(0))));
+    }
+
+    #[test]
     fn an_epoch_gives_another_layer() {
         let (_space, store, diff_id) = store(1);
         let clamped = compressed(&store, &diff_id, Compression::Gzip, Some(5)).unwrap();
@@ -262,7 +305,7 @@ mod tests {
         }
         let (_space, store, diff_id) = store(1);
         let layer = store.layer(&diff_id).unwrap().unwrap();
-        let result = write_compressed(&layer, Compression::Gzip, None, &mut Full);
+        let result = write_compressed(&layer, Compression::Gzip.into(), None, &mut Full);
         assert!(matches!(result, Err(LayerError::Write(err)) if err.kind() == io::ErrorKind::StorageFull));
     }
 }

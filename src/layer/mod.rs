@@ -25,7 +25,7 @@ mod unpack;
 mod walk;
 
 pub use commit::{commit, sound};
-pub use compress::{Compression, compressed};
+pub use compress::{Compression, Encoding, compressed};
 pub use tar::{TarSummary, write_tar};
 pub use unpack::{Unpacked, unpack, unpack_into};
 

@@ -27,6 +27,7 @@ mod configure;
 mod expose;
 mod from;
 mod globals;
+mod join;
 pub mod limits;
 mod lowering;
 mod path;
@@ -41,6 +42,7 @@ mod transfer;
 mod words;
 
 pub(crate) use checks::check_options;
+pub use join::{Joined, JoinedImage, join};
 pub(crate) use remote::{SourceKind, classify};
 
 use lowering::Lowering;
