@@ -7,7 +7,7 @@ use super::stages::{BaseKind, Command, Node, Stages};
 use super::{Base, Bases, Draft, DraftHistory, ImageLocation, Lowered, Options, checks, path, words};
 use crate::diagnostic::{Diagnostic, Source, Span};
 use crate::dockerfile::{Dockerfile, InstructionKind, Word};
-use crate::graph::{ContextOp, Graph, ImageOp, Limits, Op, Origin, StepIndex, Words};
+use crate::graph::{ContextOp, CopyOp, CopySource, Graph, ImageOp, Limits, Op, Origin, StepIndex, Unpack, Words};
 use crate::image::{ContainerConfig, History, ImageConfig, RootFs};
 use crate::reference::Platform;
 
@@ -104,11 +104,16 @@ impl<'a> Lowering<'a> {
             stages.needed.iter().partition(|index| stages.nodes[**index].verbatim);
         for index in verbatim {
             let mut numbering = Numbering::of(&stages.nodes[index], self.options);
-            self.results[index] = Some(self.start(index, &mut numbering));
+            let mut state = self.start(index, &mut numbering);
+            if index == stages.target {
+                self.settle(index, &mut state);
+            }
+            self.results[index] = Some(state);
         }
         for index in written {
             let mut numbering = Numbering::of(&stages.nodes[index], self.options);
             let mut state = self.start(index, &mut numbering);
+            self.settle(index, &mut state);
             state.prepare();
             let mut stage = StageLowering { lowering: &mut self, index, state, said: Said::default(), numbering };
             for command in &stages.nodes[index].commands {
@@ -176,6 +181,27 @@ impl<'a> Lowering<'a> {
             }
             BaseKind::Scratch | BaseKind::Unknown => self.empty(),
         }
+    }
+
+    /// Makes a layer of a stage's tree if that is the files of a context: what commands run on, and what images are made of.
+    fn settle(&mut self, index: usize, state: &mut StageState) {
+        let Op::Context(context) = &self.graph.step(state.tree).op else { return };
+        let created_by = format!("FROM {} # buildkit", context.name);
+        let op = Op::Copy(CopyOp {
+            sources: vec![CopySource::Path { input: 1, pattern: "/".to_owned() }],
+            destination: "/".to_owned(),
+            chown: None,
+            chmod: None,
+            parents: false,
+            excludes: Vec::new(),
+            unpack: Unpack::Never,
+        });
+        let stage = self.stages.stage_name(index);
+        let place = Some(self.stages.nodes[index].place.clone());
+        let origin = Origin { name: format!("[context {}] layer of its files", context.name), place, stage, ..Origin::default() };
+        let inputs = [self.scratch(), state.tree];
+        state.tree = self.graph.add(op, &inputs, origin);
+        state.record(created_by, Some(state.tree));
     }
 
     fn start_image(&mut self, index: usize, base: &Base, written: &str, shown: String) -> StageState {
@@ -278,6 +304,10 @@ impl StageState {
         }
     }
 
+    fn record(&mut self, created_by: String, layer: Option<StepIndex>) {
+        self.history.push(DraftHistory { created_by, comment: Some("buildkit.dockerfile.v0".to_owned()), layer });
+    }
+
     /// The current directory, absolute and cleaned.
     pub(super) fn directory(&self) -> String {
         path::clean(&self.config.config.working_dir)
@@ -327,7 +357,7 @@ impl StageLowering<'_, '_> {
 
     /// Adds a history item.
     pub(super) fn record(&mut self, created_by: String, layer: Option<StepIndex>) {
-        self.state.history.push(DraftHistory { created_by, comment: Some("buildkit.dockerfile.v0".to_owned()), layer });
+        self.state.record(created_by, layer);
     }
 
     /// Origin of the next numbered step of the stage; `text` is what its name says.

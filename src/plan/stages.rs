@@ -247,6 +247,7 @@ impl<'a> Stages<'a> {
         };
         Some(match context {
             NamedContext::Local => BaseKind::Files(key.clone()),
+            NamedContext::Image(image_ref) if image_ref.familiar() == "scratch:latest" => BaseKind::Scratch,
             NamedContext::Image(image_ref) => image(ImageLocation::Reference(image_ref.clone()), image_ref.familiar()),
             NamedContext::Layout(text) => image(ImageLocation::Layout(text.clone()), text.clone()),
         })
@@ -437,6 +438,7 @@ impl<'a> Stages<'a> {
     fn triggers(&self, index: usize) -> Option<Vec<String>> {
         match &self.nodes[index].base {
             BaseKind::Image { key, .. } => self.bases.get(key).map(|base| base.config.config.on_build.clone()),
+            BaseKind::Stage(base) if self.nodes[*base].verbatim => self.triggers(*base),
             BaseKind::Stage(base) => {
                 let texts = self.nodes[*base].commands.iter().filter_map(|command| match &command.instruction().kind {
                     InstructionKind::Onbuild(text) => Some(text.value.clone()),
