@@ -65,7 +65,7 @@ pub enum Root {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Absolute path in the image; links are followed inside the root. It must exist, as a directory or as a file like the
-    /// source; below `/dev` it is created. Refused inside `/proc` and `/sys`.
+    /// source; below `/dev` and in earlier mounts it is created. Refused inside `/proc` and `/sys`.
     pub target: String,
     /// What is there.
     pub kind: MountKind,

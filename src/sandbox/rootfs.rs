@@ -51,10 +51,10 @@ pub(super) fn assemble(plan: &Plan, overlays: Overlays) -> Result<OwnedFd, Failu
     let _ = rustix::process::umask(Mode::empty());
     let host_null = host_device("null", 1, 3).at(Stage::MountSystem, "/dev/null")?;
     mount_proc(&root, &host_null, plan.security)?;
-    let dev = mount_dev(&root, plan)?;
+    mount_dev(&root, plan)?;
     mount_sys(&root, &host_null, plan.security)?;
     for mount in &plan.mounts {
-        add_mount(&root, &dev, mount, overlays)?;
+        add_mount(&root, mount, overlays)?;
     }
     Ok(root)
 }
@@ -137,8 +137,8 @@ fn host_sys(attributes: MountAttrFlags) -> Result<OwnedFd, Errno> {
     Ok(tree)
 }
 
-/// Mounts an own `/dev` and returns it. Its nodes are the host's, bound one by one: they work where making nodes is not allowed.
-fn mount_dev<'a>(root: &OwnedFd, plan: &Plan) -> Result<OwnedFd, Failure<'a>> {
+/// Mounts an own `/dev`. Its nodes are the host's, bound one by one: they work where making nodes is not allowed.
+fn mount_dev<'a>(root: &OwnedFd, plan: &Plan) -> Result<(), Failure<'a>> {
     let place = system_directory(root, "/dev").at(Stage::FindTarget, "/dev")?;
     let attributes = NO_SUID | device_attributes(plan.security);
     let dev = mounts::virtual_fs("tmpfs", &[("mode", "755"), ("size", "65536k")], attributes).at(Stage::MountSystem, "/dev")?;
@@ -161,7 +161,7 @@ fn mount_dev<'a>(root: &OwnedFd, plan: &Plan) -> Result<OwnedFd, Failure<'a>> {
     mount_below(&dev, "pts", "devpts", &terminals, NO_SUID | NO_EXEC).at(Stage::MountSystem, "/dev/pts")?;
     mount_below(&dev, "shm", "tmpfs", &[("mode", "1777"), ("size", &size)], INERT).at(Stage::MountSystem, "/dev/shm")?;
     mount_below(&dev, "mqueue", "mqueue", &[], INERT).at(Stage::MountSystem, "/dev/mqueue")?;
-    Ok(dev)
+    Ok(())
 }
 
 fn mount_below(dev: &OwnedFd, name: &str, kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<(), Errno> {
@@ -235,13 +235,12 @@ fn system_directory(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn add_mount<'a>(root: &OwnedFd, dev: &OwnedFd, mount: &'a Mount, overlays: Overlays) -> Result<(), Failure<'a>> {
+fn add_mount<'a>(root: &OwnedFd, mount: &'a Mount, overlays: Overlays) -> Result<(), Failure<'a>> {
     let tree = mount_source(&mount.kind, &mount.target, overlays)?;
-    let mut place = find_inside(root, &mount.target);
-    if let (Err(Errno::NOENT), Some(below)) = (&place, mount.target.strip_prefix("/dev/")) {
-        make_stub(dev, below, &tree).at(Stage::FindTarget, &mount.target)?;
-        place = find_inside(root, &mount.target);
-    }
+    let place = match find_inside(root, &mount.target) {
+        Err(Errno::NOENT) => make_place(root, &mount.target, &tree),
+        found => found,
+    };
     let place = place.at(Stage::FindTarget, &mount.target)?;
     if is_system_path(root, &place).at(Stage::FindTarget, &mount.target)? {
         return Err(Failure::new(Stage::ForbiddenTarget, Errno::PERM, &mount.target));
@@ -328,23 +327,32 @@ fn show_part(place: OwnedFd, subpath: &str, writable: bool) -> Result<OwnedFd, F
     Ok(tree)
 }
 
-/// Creates a mount point in our own `/dev`: a directory or an empty file, like the tree that will cover it.
-fn make_stub(dev: &OwnedFd, path: &str, tree: &OwnedFd) -> Result<(), Errno> {
-    let mut directory = rustix::io::dup(dev)?;
-    let mut names = path.split('/').filter(|name| !name.is_empty()).peekable();
+/// Creates what is missing of a mount point: directories, and at its end a directory or an empty file, like the tree that will
+/// cover it. The root has its mount points already, so this is in our own `/dev` or in an earlier mount, whose content is not
+/// ours: each name is looked up by itself, and links lead nowhere outside.
+fn make_place(root: &OwnedFd, target: &str, tree: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let mut path = String::new();
+    let mut place = rustix::io::dup(root)?;
+    let mut names = target.split('/').filter(|name| !name.is_empty()).peekable();
     while let Some(name) = names.next() {
-        if name == "." || name == ".." {
-            return Err(Errno::INVAL);
-        }
-        if names.peek().is_none() && mounts::file_type(tree)? != FileType::Directory {
-            return make_file(&directory, name);
-        }
-        match mkdirat(&directory, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => directory = find_entry(&directory, name)?,
+        path.push('/');
+        path.push_str(name);
+        let parent = match find_inside(root, &path) {
+            Ok(found) => {
+                place = found;
+                continue;
+            }
+            Err(Errno::NOENT) if name != "." && name != ".." => place,
             Err(errno) => return Err(errno),
+        };
+        if names.peek().is_none() && mounts::file_type(tree)? != FileType::Directory {
+            make_file(&parent, name)?;
+        } else {
+            mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
         }
+        place = find_entry(&parent, name)?;
     }
-    Ok(())
+    Ok(place)
 }
 
 fn make_file(directory: impl AsFd, name: &str) -> Result<(), Errno> {

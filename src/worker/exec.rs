@@ -121,6 +121,7 @@ fn plan(
         Network::None => sandbox::Network::None,
         Network::Host => sandbox::Network::Host,
     };
+    super::mounts::arrange(&mut mounts, view)?;
     let mut stubs: Vec<(TreePath, FileKind)> =
         ["proc", "sys", "dev"].iter().map(|name| (TreePath::clean(name.as_bytes()), FileKind::Directory)).collect();
     for (name, content) in [("resolv.conf", resolv_conf()), ("hosts", hosts(&hostname, &op.extra_hosts).into_bytes())] {

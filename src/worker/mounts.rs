@@ -67,6 +67,23 @@ pub fn prepare(op: &ExecOp, trees: &Trees, shared: &Shared) -> Result<Mounted, W
     Ok(mounted)
 }
 
+/// Puts mounts in the order in which they are made: sorted by target, so that one may be inside another that was written behind
+/// it; of several at one target the last one is meant. Memory on a directory of the image takes over its mode, as runc has it.
+pub fn arrange(mounts: &mut Vec<sandbox::Mount>, view: &View) -> Result<(), WorkError> {
+    mounts.reverse();
+    let mut targets = BTreeSet::new();
+    mounts.retain(|mount| targets.insert(mount.target.clone()));
+    mounts.sort_by(|left, right| left.target.cmp(&right.target));
+    for mount in mounts {
+        if let sandbox::MountKind::Tmpfs { mode, .. } = &mut mount.kind
+            && let Some(meta) = resolve(view, &TreePath::clean(mount.target.as_bytes()), Last::Follow)?.meta
+        {
+            *mode = meta.mode & 0o7777;
+        }
+    }
+    Ok(())
+}
+
 fn one(mount: &Mount, trees: Option<&[PathBuf]>, shared: &Shared, mounted: &mut Mounted) -> Result<(), WorkError> {
     let kind = match &mount.kind {
         MountKind::Bind { source, writable, .. } => bind(mount, source, *writable, trees.unwrap_or_default(), shared, mounted)?,
