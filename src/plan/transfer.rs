@@ -95,6 +95,12 @@ impl StageLowering<'_, '_> {
 
     fn inline_file(&mut self, heredoc: &Heredoc, source: &Source) -> Option<InlineFile> {
         let name = heredoc.name.clone();
+        if name.contains('/') || name == "." || name == ".." {
+            let message = format!("`{name}` cannot be the name of a file");
+            let error = Diagnostic::error("bad-heredoc-name", message, source, heredoc.span);
+            self.lowering.diagnostics.push(error.help("the word behind `<<` names the file; the last word says where it goes"));
+            return None;
+        }
         if !heredoc.expand {
             return Some(InlineFile { name, content: heredoc.body.clone() });
         }
