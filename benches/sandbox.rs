@@ -101,6 +101,7 @@ fn space_for(space: &Path, base: &Path, name: &str) -> io::Result<Plan> {
         hostname: "buildkitsandbox".to_owned(),
         shm_size_bytes: DEFAULT_SHM_SIZE_BYTES,
         rlimits: Vec::new(),
+        emulator: None,
     })
 }
 

@@ -142,6 +142,66 @@ fn what_holds_one_platform_refuses_more() {
     assert!(!space.path("x.tar").exists());
 }
 
+/// An aarch64 program of these instructions.
+fn aarch64(code: &str) -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    let code: Vec<u8> = (0..code.len()).step_by(2).map(|at| u8::from_str_radix(&code[at..at + 2], 16).expect("hex")).collect();
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let mut put = |value: u64, bytes: usize| elf.extend(&value.to_le_bytes()[..bytes]);
+    // type, machine, version, entry, program headers, sections, flags, sizes and counts
+    for (value, bytes) in [(2, 2), (183, 2), (1, 4), (BASE + HEADERS, 8), (64, 8), (0, 8), (0, 4)] {
+        put(value, bytes);
+    }
+    for value in [64, 56, 1, 0, 0, 0] {
+        put(value, 2);
+    }
+    // one segment, readable and executable: offset, addresses, sizes, alignment
+    let bytes = HEADERS + code.len() as u64;
+    for (value, width) in [(1, 4), (5, 4), (0, 8), (BASE, 8), (BASE, 8), (bytes, 8), (bytes, 8), (0x1_0000, 8)] {
+        put(value, width);
+    }
+    elf.extend(code);
+    elf
+}
+
+/// Writes `aarch64` and a newline to the new file `/made`, then becomes `/second`:
+/// `openat(AT_FDCWD, name, O_CREAT|O_WRONLY, 0644)`, `write(x0, line, 8)`, `execve(second, [second, 0], 0)`, `exit(9)`.
+const FIRST: &str = "600c809281020010220880d2833480d2080780d2010000d401020050020180d2080880d2010000d4c001007041010010e00f1ff8ff0700f9\
+                     e1030091e2031faaa81b80d2010000d4200180d2a80b80d2010000d42f6d61646500616172636836340a002f7365636f6e6400";
+/// `write(1, \"second\\n\", 7)`, `exit(0)`.
+const SECOND: &str = "200080d2e1000010e20080d2080880d2010000d4000080d2a80b80d2010000d47365636f6e640a00";
+
+#[test]
+fn programs_of_another_processor_run_in_an_emulator() {
+    if !skip_unless("programs_of_another_processor_run_in_an_emulator", &["qemu-aarch64-static"]) {
+        return;
+    }
+    let space = Space::new();
+    let text = "FROM scratch\nCOPY --chmod=755 first second /\nRUN [\"/first\"]\nUSER 1000\nRUN [\"/second\"]\n";
+    space.dockerfile(text).write("ctx/first", aarch64(FIRST)).write("ctx/second", aarch64(SECOND));
+    let run = space.build(&["--progress=plain", "--platform=linux/arm64", "-o", "out"]).succeeds();
+    assert_eq!(run.stderr.lines().filter(|line| line.ends_with(" second")).count(), 2, "{}", run.stderr);
+    assert_eq!(space.read("out/made"), "aarch64\n");
+    // nothing is left of it for the rest of the machine
+    assert!(!Path::new("/proc/sys/fs/binfmt_misc/croze").exists());
+}
+
+#[test]
+fn a_processor_without_an_emulator_is_named() {
+    let space = Space::new();
+    // an ELF file for a processor that nobody has made
+    let mut elf = aarch64(SECOND);
+    elf[18..20].copy_from_slice(&[0xfe, 0xfe]);
+    space.dockerfile("FROM scratch\nCOPY --chmod=755 program /\nRUN [\"/program\"]\n").write("ctx/program", elf);
+    space.build(&["--platform=linux/mips64le"]).fails(
+        1,
+        "error: `RUN` did not complete successfully: exit code 126: cannot execute `/program`: exec format error\n \
+         --> Dockerfile:3:1\n  |\n3 | RUN [\"/program\"]\n  | ^^^^^^^^^^^^^^^^\n  |\n  \
+         = help: the step is for linux/mips64le and this machine is linux/amd64: install an emulator (`qemu-mips64el-static` of Debian's qemu-user-static), or build that stage with `FROM --platform=$BUILDPLATFORM`\n",
+    );
+}
+
 #[test]
 fn others_read_the_index() {
     if !skip_unless("others_read_the_index", &["skopeo", "umoci"]) {

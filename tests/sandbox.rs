@@ -79,6 +79,7 @@ impl Space {
             hostname: "buildkitsandbox".to_owned(),
             shm_size_bytes: DEFAULT_SHM_SIZE_BYTES,
             rlimits: Vec::new(),
+            emulator: None,
         }
     }
 

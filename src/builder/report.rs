@@ -8,7 +8,7 @@ use crate::export::ExportError;
 use crate::graph::{Op, Origin, Step};
 use crate::plan::Wanted;
 use crate::registry::RegistryError;
-use crate::sandbox::SandboxError;
+use crate::sandbox::{SandboxError, Stage};
 use crate::source::SourceError;
 use crate::source::context::ContextError;
 use crate::store::StoreError;
@@ -263,6 +263,12 @@ fn mount_number(step: Option<&Step>, target: &str) -> Option<usize> {
 fn finish(kind: ErrorKind, mut diagnostic: Diagnostic, error: &(dyn Error + 'static)) -> BuildError {
     if let Some(WorkError::Sandbox(SandboxError::NotAllowed | SandboxError::Start { .. })) = error.downcast_ref() {
         diagnostic = diagnostic.help("run croze as root; in a container, as one that may make namespaces (`--privileged`)");
+    }
+    if let Some(WorkError::Sandbox(SandboxError::Setup { stage: Stage::PrepareEmulator, .. })) = error.downcast_ref() {
+        diagnostic = diagnostic.help(
+            "an emulator for a step alone takes Linux 6.7; register one for the whole machine (Debian's binfmt-support does), or \
+             build that stage with `FROM --platform=$BUILDPLATFORM`",
+        );
     }
     let source = match error.downcast_ref() {
         Some(WorkError::Source(source)) => Some(source),

@@ -21,6 +21,7 @@ use rustix::thread::{
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
+use super::emulation::Emulation;
 use super::error::Stage;
 use super::mounts::{Overlays, find_inside};
 use super::plan::{Network, Plan, Resource, Security};
@@ -88,6 +89,8 @@ pub(super) struct Inherited<'a> {
     pub(super) stdin: &'a OwnedFd,
     pub(super) stdout: &'a OwnedFd,
     pub(super) stderr: &'a OwnedFd,
+    /// Where the programs of another processor run, if the plan asks for it.
+    pub(super) emulation: Option<&'a Emulation>,
 }
 
 /// Becomes the command of `plan`.
@@ -116,6 +119,10 @@ pub(super) fn become_command<'a>(
     sys::close_on_exec_from(3).at(Stage::ConnectStreams, program)?;
     enter_directory(&plan.cwd).at(Stage::EnterDirectory, &plan.cwd)?;
 
+    if let Some(emulation) = inherited.emulation {
+        // Last of what takes the machine's own rights; what follows takes those that the namespace gives.
+        emulation.enter().at(Stage::EnterEmulation, program)?;
+    }
     let capabilities = match plan.security {
         Security::Sandbox => DOCKER_CAPABILITIES,
         Security::Insecure(_) => permitted().at(Stage::DropCapabilities, program)?,

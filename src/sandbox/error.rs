@@ -113,6 +113,8 @@ stages! {
     ConnectStreams => "connect the streams of",
     EnterDirectory => "enter the directory",
     DropCapabilities => "drop the capabilities of",
+    PrepareEmulator => "register for the step the emulator",
+    EnterEmulation => "enter the emulator's namespace for",
     LoadFilter => "load the system call filter for",
     BecomeUser => "become the user of",
     FindProgram => "find the program",

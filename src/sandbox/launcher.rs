@@ -21,9 +21,10 @@ use rustix::process::{
 use rustix::thread::disable_transparent_huge_pages;
 
 use super::child::{self, AtStage, Command, Failure, Inherited};
+use super::emulation::Emulation;
 use super::error::Stage;
 use super::mounts::{Marks, OverlayDialect, Overlays};
-use super::plan::{Network, Plan};
+use super::plan::{Emulator, Network, Plan};
 use super::sys::{self, Fork, Namespaces};
 use super::wire::{Ask, Report, Request};
 use super::{LAUNCHER_NAME, seccomp};
@@ -55,6 +56,8 @@ struct Launcher {
     filter: Vec<libc::sock_filter>,
     overlays: Overlays,
     steps: Vec<Step>,
+    /// One per emulator that a step has asked for.
+    emulations: Vec<Emulation>,
 }
 
 /// A step that runs.
@@ -95,6 +98,7 @@ impl Launcher {
             filter: seccomp::compile(),
             overlays: Overlays { dialect: OverlayDialect::probe(), marks },
             steps: Vec::new(),
+            emulations: Vec::new(),
         })
     }
 
@@ -160,9 +164,19 @@ impl Launcher {
         }
     }
 
-    fn fork<'a>(&self, plan: &'a Plan, control: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<OwnedFd, Failure<'a>> {
+    fn fork<'a>(
+        &mut self,
+        plan: &'a Plan,
+        control: &OwnedFd,
+        stdout: &OwnedFd,
+        stderr: &OwnedFd,
+    ) -> Result<OwnedFd, Failure<'a>> {
         let command = Command::prepare(plan)?;
         let program = plan.args.first().map_or("", String::as_str);
+        let emulation = match &plan.emulator {
+            Some(emulator) => Some(self.emulation(emulator).at(Stage::PrepareEmulator, &emulator.interpreter)?),
+            None => None,
+        };
         let namespaces = match plan.network {
             Network::Host => Namespaces::HOST_NETWORK,
             Network::None => Namespaces::OWN_NETWORK,
@@ -170,10 +184,27 @@ impl Launcher {
         match sys::fork_into(namespaces).at(Stage::CreateNamespaces, program)? {
             Fork::Parent { pidfd, .. } => Ok(pidfd),
             Fork::Child => {
-                let inherited = Inherited { launcher: &self.own_pidfd, stdin: &self.null, stdout, stderr };
+                let inherited = Inherited {
+                    launcher: &self.own_pidfd,
+                    stdin: &self.null,
+                    stdout,
+                    stderr,
+                    emulation: emulation.map(|at| &self.emulations[at]),
+                };
                 let Err(failure) = child::become_command(plan, &command, &inherited, &self.filter, self.overlays);
                 failure.report(control);
                 sys::exit_now(1)
+            }
+        }
+    }
+
+    /// The number of the emulation with `emulator`, which is prepared when it is first asked for.
+    fn emulation(&mut self, emulator: &Emulator) -> Result<usize, Errno> {
+        match self.emulations.iter().position(|emulation| emulation.is_of(emulator)) {
+            Some(at) => Ok(at),
+            None => {
+                self.emulations.push(Emulation::prepare(emulator)?);
+                Ok(self.emulations.len() - 1)
             }
         }
     }

@@ -24,6 +24,7 @@
 
 mod child;
 mod client;
+mod emulation;
 mod error;
 mod launcher;
 mod mounts;
@@ -38,7 +39,7 @@ pub use client::{Exit, Launcher, Running};
 pub use error::{SandboxError, Stage};
 pub use launcher::{is_launcher, launcher_main};
 pub use mounts::Marks;
-pub use plan::{DEFAULT_SHM_SIZE_BYTES, Entitled, Mount, MountKind, Network, Plan, Resource, Root, Security, Writes};
+pub use plan::{DEFAULT_SHM_SIZE_BYTES, Emulator, Entitled, Mount, MountKind, Network, Plan, Resource, Root, Security, Writes};
 pub use rights::{Remedy, Rights, RightsError, acquire};
 
 /// The name under which the program is started again as a launcher.

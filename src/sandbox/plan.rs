@@ -37,6 +37,19 @@ pub struct Plan {
     /// Resource limits: soft, hard. They replace or join the defaults `nofile` 1024:524288 and `core` 0:0; a hard limit that
     /// the builder may not raise stays where it is.
     pub rlimits: Vec<(Resource, u64, u64)>,
+    /// What runs the programs of another processor; `None` where none is needed, or the machine has one registered.
+    pub emulator: Option<Emulator>,
+}
+
+/// A program that runs those of another processor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Emulator {
+    /// The emulator: absolute on the host, statically linked.
+    pub interpreter: PathBuf,
+    /// What the programs begin with.
+    pub magic: Vec<u8>,
+    /// Which bits of it count; as long as `magic`.
+    pub mask: Vec<u8>,
 }
 
 /// Docker's size of `/dev/shm`.

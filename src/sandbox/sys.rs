@@ -19,7 +19,9 @@ impl Namespaces {
     pub(super) const HOST_NETWORK: Namespaces = Namespaces(
         (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP) as u64,
     );
-    /// The same with a network of its own.
+    /// Users and mounts alone: where a table of emulators can be written.
+    pub(super) const USERS_AND_MOUNTS: Namespaces = Namespaces((libc::CLONE_NEWUSER | libc::CLONE_NEWNS) as u64);
+    /// The same as `HOST_NETWORK` with a network of its own.
     pub(super) const OWN_NETWORK: Namespaces = Namespaces(Self::HOST_NETWORK.0 | libc::CLONE_NEWNET as u64);
     /// Users and groups alone: a namespace to enter before there are steps.
     pub(super) const USERS: Namespaces = Namespaces(libc::CLONE_NEWUSER as u64);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attend::{Canceling, Ending, Output, Tail, attend};
+use super::emulation;
 use super::error::WorkError;
 use super::fittings::Fittings;
 use super::identity::{Identity, identify};
@@ -167,6 +168,7 @@ fn plan(
         hostname,
         shm_size_bytes: op.shm_size_bytes.unwrap_or(64 << 20),
         rlimits,
+        emulator: emulation::needed(&op.platform),
     })
 }
 
@@ -200,6 +202,9 @@ fn ran_out_of_space(tail: &[String], shared: &Shared) -> Result<bool, WorkError>
 fn explained(error: WorkError, op: &ExecOp, view: &View) -> WorkError {
     let WorkError::Sandbox(sandbox) = &error else { return error };
     match program::not_started(sandbox, &op.args, &op.cwd, view) {
+        Some(NotStarted { how, .. }) if matches!(sandbox, SandboxError::NotExecutable { reason: "exec format error", .. }) => {
+            WorkError::Command { how, tail: Vec::new(), hint: emulation::advice(&op.platform) }
+        }
         Some(NotStarted { how, hint }) => WorkError::Command { how, tail: Vec::new(), hint },
         None => error,
     }

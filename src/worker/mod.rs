@@ -32,6 +32,7 @@ use crate::task;
 mod agent;
 mod attend;
 pub mod copy;
+mod emulation;
 pub mod error;
 pub mod exec;
 
