@@ -143,7 +143,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sha2", &["digest"]),
     ("tar", &["layer"]),
     ("tokio", &["builder", "cli", "export", "registry", "schedule", "source", "task", "worker"]),
-    ("toml", &["registry"]),
+    // files that people read and write: settings, what names are pinned to
+    ("toml", &["builder", "registry"]),
     ("tower_service", &["registry"]),
     ("zstd", &["layer"]),
 ];

@@ -58,6 +58,7 @@ impl Space {
         let image = BuiltImage {
             draft: ImageDraft { config: ImageConfig::scratch(&platform), history, ..ImageDraft::default() },
             layers: vec![own(below, 1_700_000_000), own(above, 1_700_000_001)],
+            claims: Vec::new(),
         };
         Built {
             images: vec![image],
@@ -288,7 +289,7 @@ fn the_store_s_own_image_needs_no_blobs_and_becomes_a_base() {
         .map(|layer| BuiltLayer { diff_id: layer.diff_id, origin: LayerOrigin::Base(layer.descriptor.clone()) });
     let config: ImageConfig = serde_json::from_slice(&image.config).expect("config");
     let draft = ImageDraft { base_history: config.history, history: vec![], ..built.images[0].draft.clone() };
-    let derived = Built { images: vec![BuiltImage { layers: base.collect(), draft }], ..built };
+    let derived = Built { images: vec![BuiltImage { layers: base.collect(), draft, claims: Vec::new() }], ..built };
     space.export(&derived, &format!("type=oci,tar=false,dest={}", space.path("layout").display()));
     export::validate(&space.path("layout")).expect("valid");
 }

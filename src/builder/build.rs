@@ -1,32 +1,39 @@
 //! The flow of one build, from the client's files to the exported image.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::attest;
 use super::inputs::{self, Inputs};
+use super::lock::{self, Lock, Locking};
+use super::output::ProductImage;
 use super::preflight::Preflight;
 use super::report;
 use super::reporter::Reporter;
+use super::sbom;
 use super::{BuildError, BuildRequest, BuildResult, ContextSource, Entitlement, ErrorKind, NamedContextSource, NoCache};
 use crate::cache::{Cache, Reuse};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
-use crate::export::Form;
+use crate::export::{Claim, Form};
 use crate::graph::{Graph, StepIndex};
 use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Options, Wanted, Wish};
 use crate::reference::{ImageRef, Platform};
 use crate::registry::{Anonymous, Client, Proxies, RegistryConfig};
 use crate::sandbox;
 use crate::schedule::{Failure, Limits, Schedule, Summary};
+use crate::snapshot::View;
 use crate::source::image::{AnsweredBy, PullPolicy, ResolvedImage};
 use crate::source::{self, oci_layout::LayoutAddress};
 use crate::store::Store;
 use crate::task;
-use crate::worker::{LocalWorker, Output, Shared};
+use crate::worker::{LocalWorker, Output, Shared, Sources, Stack};
 
 type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
 
@@ -91,6 +98,9 @@ struct Build {
     reporter: Reporter,
     request: BuildRequest,
     images: Images,
+    /// What names stand for, and where that is written.
+    lock: Lock,
+    lock_path: Option<PathBuf>,
     cancel: watch::Receiver<bool>,
 }
 
@@ -117,6 +127,16 @@ impl Build {
         events: Arc<dyn EventSink>,
         cancel: watch::Receiver<bool>,
     ) -> Result<(Build, Inputs), BuildError> {
+        let lock_path = lock::path(&request);
+        if request.locking != Locking::Obey && lock_path.is_none() {
+            let message = "`--lock` and `--locked` need a context that is a directory and a Dockerfile that is a file";
+            let diagnostics = vec![Diagnostic::error_without_place("lock", message)];
+            return Err(BuildError { kind: ErrorKind::Usage, diagnostics });
+        }
+        let lock = match &lock_path {
+            Some(path) if request.locking != Locking::Update => Lock::read(path)?,
+            _ => Lock::default(),
+        };
         let client = Arc::new(Client::new(registry_config(&request.client_env), Arc::new(Anonymous)));
         let reporter = Reporter::new(events);
         let checkouts = unless_canceled(&cancel, super::remote::fetch(&store, &client, &mut request)).await?;
@@ -131,7 +151,7 @@ impl Build {
             let ignore = reporter.announce(format!("[internal] load {name}"));
             reporter.done(ignore, None);
         }
-        Ok((Build { store, client, reporter, request, images: Images::new(), cancel }, inputs))
+        Ok((Build { store, client, reporter, request, images: Images::new(), lock, lock_path, cancel }, inputs))
     }
 
     /// Parses and lowers; resolves images on the way.
@@ -153,7 +173,9 @@ impl Build {
         }
         found.retain(|warning| dockerfile.reports(warning, &checks));
         found.sort_by_key(|warning| warning.place.as_ref().map(|(_, span)| span.start));
-        Ok(Planned { plan: plan::join(plans), warnings: found, errors_on_violation: checks.error })
+        let plan = plan::join(plans, |op| self.lock.pin(op));
+        self.refuse_unpinned(|| plan.steps.iter().filter_map(|index| lock::unpinned_step(plan.graph.step(*index))).collect())?;
+        Ok(Planned { plan, warnings: found, errors_on_violation: checks.error })
     }
 
     /// Ends the build here if something that steps will ask for is not there.
@@ -183,6 +205,13 @@ impl Build {
             }
             let mut seen = BTreeSet::new();
             wanted.retain(|wanted| seen.insert(wanted.key.clone()));
+            self.refuse_unpinned(|| {
+                let is_open = |wanted: &&Wanted| match &wanted.key.image {
+                    ImageLocation::Reference(image_ref) => self.lock.image(image_ref).digest.is_none(),
+                    ImageLocation::Layout(_) => false,
+                };
+                wanted.iter().filter(is_open).map(lock::unpinned_image).collect()
+            })?;
             let mut tasks = tokio::task::JoinSet::new();
             for (number, wanted) in wanted.into_iter().enumerate() {
                 let step = self.reporter.announce(format!("[internal] load metadata for {}", describe(&wanted)));
@@ -198,7 +227,7 @@ impl Build {
                         let base =
                             Base { name: image.name.clone(), manifest: image.manifest.digest, config: image.config.clone() };
                         let image_ref = match &wanted.key.image {
-                            ImageLocation::Reference(image_ref) => Some(image_ref.clone()),
+                            ImageLocation::Reference(image_ref) => Some(self.lock.image(image_ref)),
                             ImageLocation::Layout(_) => None,
                         };
                         self.images.insert(image.manifest.digest, (Arc::new(image), image_ref));
@@ -220,7 +249,10 @@ impl Build {
     }
 
     fn resolve(&self, wanted: &Wanted) -> impl Future<Output = Result<ResolvedImage, source::SourceError>> + Send + 'static {
-        let (store, client, key, now_secs) = (self.store.clone(), self.client.clone(), wanted.key.clone(), self.now_secs());
+        let (store, client, mut key, now_secs) = (self.store.clone(), self.client.clone(), wanted.key.clone(), self.now_secs());
+        if let ImageLocation::Reference(image_ref) = &mut key.image {
+            *image_ref = self.lock.image(image_ref);
+        }
         let policy = if self.request.pull { PullPolicy::Always } else { PullPolicy::Missing };
         async move {
             match &key.image {
@@ -237,6 +269,11 @@ impl Build {
 
     /// Runs the plan and names the layers of the results.
     async fn run(&mut self, plan: Joined, inputs: Inputs) -> Result<Ran, BuildError> {
+        let began = Instant::now();
+        let detail = self.request.attestations.provenance.map_or(attest::Detail::Min, |provenance| provenance.detail);
+        let parameters = attest::parameters(&self.request, detail);
+        let entry_point = inputs.dockerfile.name().to_owned();
+        let images_by_name = self.image_digests();
         let Joined { graph, images, epoch, steps, .. } = plan;
         let targets: Vec<StepIndex> = images.iter().map(|image| image.target).collect();
         let graph = Arc::new(graph);
@@ -297,15 +334,61 @@ impl Build {
             Failure::Step { index, error } => report::step_error(&error, Some(graph.step(index))),
             Failure::Interrupted => interrupted(),
         })?;
+        let run = attest::Run::of(&self.request, epoch, began.elapsed());
         let mut built = Vec::with_capacity(images.len());
+        let sources = Sources { images: images_by_name, ..worker.sources() };
+        if let (Locking::Write | Locking::Update, Some(path)) = (self.request.locking, &self.lock_path) {
+            Lock::write(path, &sources)?;
+        }
+        let story = attest::Story { graph: &graph, sources: &sources, parameters, entry_point, detail };
         for (image, output) in images.into_iter().zip(outputs) {
+            let told = story.told(image.target);
             let Output::Stack(stack) = output else { return Err(internal("a target is no file system")) };
             // a base that no step read is fetched for the output
             let fetching = async { worker.fetch_base(&stack).await.map_err(|error| report::step_error(&error, None)) };
             unless_canceled(&self.cancel, fetching).await?;
-            built.push((image.draft, stack));
+            let claims = self.claims(&worker, &told, &stack, &run).await?;
+            built.push(ProductImage { draft: image.draft, stack, claims, provenance: told.for_metadata() });
         }
         Ok(Ran { product: super::output::Product { images: built, epoch }, summary })
+    }
+
+    /// With `--locked`, ends the build here if there is anything that the lock file does not have.
+    fn refuse_unpinned(&self, unpinned: impl FnOnce() -> Vec<Diagnostic>) -> Result<(), BuildError> {
+        let diagnostics = if self.request.locking == Locking::Require { unpinned() } else { Vec::new() };
+        if diagnostics.is_empty() { Ok(()) } else { Err(BuildError { kind: ErrorKind::Policy, diagnostics }) }
+    }
+
+    /// What the names of images stood for.
+    fn image_digests(&self) -> BTreeMap<String, Digest> {
+        let digest = |image_ref: &ImageRef| match image_ref.digest {
+            Some(digest) => Some(digest),
+            // a damaged name was told where it was resolved
+            None => self.store.name(image_ref).ok().flatten().map(|record| record.manifest),
+        };
+        let named = self.images.values().filter_map(|(_, image_ref)| image_ref.as_ref());
+        named.filter_map(|image_ref| Some((attest::name_alone(image_ref), digest(image_ref)?))).collect()
+    }
+
+    /// What is to be said of an image whose layers are there.
+    async fn claims(
+        &self,
+        worker: &LocalWorker,
+        told: &attest::Told,
+        stack: &Stack,
+        run: &attest::Run,
+    ) -> Result<Vec<Claim>, BuildError> {
+        let asked = self.request.attestations;
+        let mut claims: Vec<Claim> = asked.provenance.iter().map(|asked| told.claim(asked.version, run)).collect();
+        if asked.sbom {
+            let step = self.reporter.announce("scanning the packages of the image".to_owned());
+            let trees = worker.trees(stack).await.map_err(|error| report::step_error(&error, None))?;
+            let created = run.finished.clone();
+            let scanned = task::blocking(move || sbom::claim(&View::new(trees)?, &created)).await;
+            claims.insert(0, scanned.map_err(|error| report::environment_error(&error))?);
+            self.reporter.done(step, None);
+        }
+        Ok(claims)
     }
 
     fn now_secs(&self) -> i64 {

@@ -68,18 +68,39 @@ pub fn list(store: &Store) -> Result<(Vec<ImageFacts>, Vec<Diagnostic>), BuildEr
 /// # Errors
 /// `Usage` if there is no such name, `Environment` if its documents are damaged or gone.
 pub fn inspect(store: &Store, image_ref: &ImageRef) -> Result<ImageFacts, BuildError> {
-    match store.name(image_ref).map_err(|error| store_failed(&error))? {
-        Some(record) => facts(store, image_ref, &record),
-        None => {
-            let names = store.names().map_err(|error| store_failed(&error))?;
-            let diagnostic = Diagnostic::error_without_place("no-image", format!("no image `{image_ref}` in the store"));
-            let diagnostic = match meant(image_ref, names.into_iter().map(|(name, _)| name)) {
-                Some(name) => diagnostic.help(format!("did you mean `{name}`?")),
-                None => diagnostic.help("`croze images` lists what is there"),
-            };
-            Err(BuildError { kind: ErrorKind::Usage, diagnostics: vec![diagnostic] })
-        }
+    facts(store, image_ref, &record(store, image_ref)?)
+}
+
+/// Gives the image called `from` the name `to` as well, as of `set_secs` (seconds since 1970).
+///
+/// # Errors
+/// `Usage` if there is no such name, `Environment` if the store fails.
+pub fn tag(store: &Store, from: &ImageRef, to: &ImageRef, set_secs: i64) -> Result<(), BuildError> {
+    let record = record(store, from)?;
+    store.set_name(to, &NameRecord { set_secs, ..record }).map_err(|error| store_failed(&error))
+}
+
+/// Takes a name away; what the image is made of stays until the store is pruned.
+///
+/// # Errors
+/// `Usage` if there is no such name, `Environment` if the store fails.
+pub fn remove(store: &Store, image_ref: &ImageRef) -> Result<(), BuildError> {
+    record(store, image_ref)?;
+    store.remove_name(image_ref).map(drop).map_err(|error| store_failed(&error))
+}
+
+/// What a name stands for.
+pub(super) fn record(store: &Store, image_ref: &ImageRef) -> Result<NameRecord, BuildError> {
+    if let Some(record) = store.name(image_ref).map_err(|error| store_failed(&error))? {
+        return Ok(record);
     }
+    let names = store.names().map_err(|error| store_failed(&error))?;
+    let diagnostic = Diagnostic::error_without_place("no-image", format!("no image `{image_ref}` in the store"));
+    let diagnostic = match meant(image_ref, names.into_iter().map(|(name, _)| name)) {
+        Some(name) => diagnostic.help(format!("did you mean `{name}`?")),
+        None => diagnostic.help("`croze images` lists what is there"),
+    };
+    Err(BuildError { kind: ErrorKind::Usage, diagnostics: vec![diagnostic] })
 }
 
 /// The name that a person who wrote `wanted` may have had in mind: another tag of the same repository, else a slip.

@@ -15,21 +15,27 @@ use crate::graph::{Limits, Network};
 use crate::reference::{ImageRef, Platform};
 use crate::sandbox;
 use crate::store::Store;
+pub use attest::Attestations;
 pub use disk::DISK_FULL;
+pub use lock::Locking;
 
 pub use crate::plan::limits::{BadLimit, retry, time_limit};
 pub use crate::worker::{Secret, SecretSource, SshAgent};
 
+pub mod archive;
+pub mod attest;
 mod build;
 mod disk;
 pub mod images;
 pub mod import;
 mod inputs;
+pub mod lock;
 mod output;
 mod preflight;
 mod remote;
 mod report;
 mod reporter;
+mod sbom;
 
 /// Everything that decides a build. Time, environment and descriptors come in here and nowhere else.
 pub struct BuildRequest {
@@ -57,6 +63,10 @@ pub struct BuildRequest {
     pub outputs: Vec<String>,
     /// `--annotation`, in order, as written.
     pub annotations: Vec<String>,
+    /// `--attest`, `--provenance`, `--sbom`.
+    pub attestations: Attestations,
+    /// `--lock`, `--locked`.
+    pub locking: Locking,
     /// `--secret`.
     pub secrets: Vec<Secret>,
     /// `--ssh`.
@@ -163,6 +173,8 @@ pub struct BuildResult {
     pub manifest_digest: Digest,
     /// Its size.
     pub manifest_bytes: u64,
+    /// For the metadata file, per platform: SLSA v0.2.
+    pub provenance: Vec<(Platform, serde_json::Value)>,
     /// Names that it has now, canonical form.
     pub names: Vec<ImageRef>,
     /// Where outputs went, in words, one line each.

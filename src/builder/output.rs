@@ -7,7 +7,7 @@ use super::reporter::Reporter;
 use super::{BuildError, BuildRequest, BuildResult, ErrorKind, report};
 use crate::diagnostic::Diagnostic;
 use crate::export::{
-    self, Annotation, Artifact, Built, BuiltImage, BuiltLayer, Destination, Form, LayerOrigin, Output, OutputKind,
+    self, Annotation, Artifact, Built, BuiltImage, BuiltLayer, Claim, Destination, Form, LayerOrigin, Output, OutputKind,
 };
 use crate::image::{Descriptor, Dialect, DraftHistory, ImageDraft};
 use crate::plan::Draft;
@@ -18,9 +18,21 @@ use crate::worker::{Stack, StackLayer};
 /// Images whose layers are in the store.
 pub struct Product {
     /// Config and history from the plan, and layers; in the order of the platforms.
-    pub images: Vec<(Draft, Arc<Stack>)>,
+    pub images: Vec<ProductImage>,
     /// `SOURCE_DATE_EPOCH`.
     pub epoch: Option<i64>,
+}
+
+/// The image for one platform.
+pub struct ProductImage {
+    /// Config and history, from the plan.
+    pub draft: Draft,
+    /// Its layers.
+    pub stack: Arc<Stack>,
+    /// What is said of it.
+    pub claims: Vec<Claim>,
+    /// Its provenance as the metadata file has it.
+    pub provenance: serde_json::Value,
 }
 
 /// What the client wants written.
@@ -48,14 +60,15 @@ pub fn parse(request: &BuildRequest) -> Result<Wanted, BuildError> {
     for output in &mut outputs {
         output.annotations.extend(annotations.iter().cloned());
     }
-    if let Some(reason) = contradiction(&outputs, request.form()) {
+    if let Some(reason) = contradiction(&outputs, request) {
         return Err(usage(reason));
     }
     Ok(Wanted { outputs })
 }
 
 /// Why these outputs cannot all be written for what is built.
-fn contradiction(outputs: &[Output], form: Form) -> Option<String> {
+fn contradiction(outputs: &[Output], request: &BuildRequest) -> Option<String> {
+    let (form, attested) = (request.form(), request.attestations.any());
     for (number, output) in outputs.iter().enumerate() {
         let destination = output.destination();
         if destination.is_some() && outputs[..number].iter().any(|other| other.destination() == destination) {
@@ -65,10 +78,13 @@ fn contradiction(outputs: &[Output], form: Form) -> Option<String> {
             });
         }
         match form {
+            Form::Manifest if attested && matches!(output.kind, OutputKind::DockerArchive(_) | OutputKind::Load) => {
+                return Some("`type=docker` holds no attestations; write `type=oci`, or leave them out".to_owned());
+            }
             Form::Index if matches!(output.kind, OutputKind::DockerArchive(_) | OutputKind::Load) => {
                 return Some("`type=docker` holds one platform; write `type=oci`, or build for one platform".to_owned());
             }
-            Form::Manifest if output.annotations.iter().any(|annotation| annotation.place.is_of_index()) => {
+            Form::Manifest if !attested && output.annotations.iter().any(|annotation| annotation.place.is_of_index()) => {
                 let text = "annotations of an index need an image that has one: build for several platforms";
                 return Some(text.to_owned());
             }
@@ -87,6 +103,7 @@ pub async fn export(
     request: &mut BuildRequest,
 ) -> Result<BuildResult, BuildError> {
     let now_secs = request.now_secs();
+    let provenance = product.images.iter().map(|image| (image.draft.config.platform(), image.provenance.clone())).collect();
     let built = Arc::new(built(product, request));
     let mut stdout = std::mem::replace(&mut request.stdout, Box::new(std::io::sink()));
     let mut first: Option<Artifact> = None;
@@ -129,6 +146,7 @@ pub async fn export(
         manifest_media_type: artifact.root.media_type.clone(),
         manifest_digest: artifact.root.digest,
         manifest_bytes: artifact.root.size_bytes,
+        provenance,
         names: built.names.clone(),
         written,
         ran_steps: 0,
@@ -139,11 +157,11 @@ pub async fn export(
 
 /// Puts plan and layers together. A history item whose step made no layer of this stack has none.
 fn built(product: Product, request: &BuildRequest) -> Built {
-    let images = product.images.into_iter().map(|(draft, stack)| built_image(draft, &stack)).collect();
+    let images = product.images.into_iter().map(built_image).collect();
     Built { images, form: request.form(), epoch: product.epoch, names: request.tags.clone() }
 }
 
-fn built_image(draft: Draft, stack: &Stack) -> BuiltImage {
+fn built_image(ProductImage { draft, stack, claims, .. }: ProductImage) -> BuiltImage {
     let history = draft.history.into_iter().map(|item| DraftHistory {
         created_by: item.created_by,
         comment: item.comment,
@@ -163,5 +181,5 @@ fn built_image(draft: Draft, stack: &Stack) -> BuiltImage {
             (None, created_secs) => LayerOrigin::Own { created_secs: created_secs.unwrap_or_default() },
         },
     };
-    BuiltImage { draft, layers: stack.layers.iter().map(layer).collect() }
+    BuiltImage { draft, layers: stack.layers.iter().map(layer).collect(), claims }
 }

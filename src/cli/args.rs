@@ -26,6 +26,16 @@ pub enum Command {
     Images(ImagesArgs),
     /// Print what an image is made of, as JSON
     Inspect(InspectArgs),
+    /// List the instructions that an image was made by, latest first
+    History(InspectArgs),
+    /// Put the images of an archive into the store
+    Load(LoadArgs),
+    /// Write images as an archive for Docker, Podman and containerd
+    Save(SaveArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Take names of images away
+    Rmi(RmiArgs),
 }
 
 /// Where the store is.
@@ -70,6 +80,59 @@ pub struct InspectArgs {
     /// Name of the image
     #[arg(value_name = "NAME")]
     pub name: String,
+}
+
+/// `croze load`.
+#[derive(Debug, clap::Args)]
+pub struct LoadArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// The archive [default: standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Name for an image that the archive gives none
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// `croze save`.
+#[derive(Debug, clap::Args)]
+pub struct SaveArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// The archive [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Names of the images
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+}
+
+/// `croze tag`.
+#[derive(Debug, clap::Args)]
+pub struct TagArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Name that the image has
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Name that it gets
+    #[arg(value_name = "NEW-NAME")]
+    pub new_name: String,
+}
+
+/// `croze rmi`.
+#[derive(Debug, clap::Args)]
+pub struct RmiArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Names of the images
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
 }
 
 /// How progress is shown.
@@ -158,6 +221,12 @@ pub struct BuildArgs {
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
     pub quiet: bool,
 
+    /// Write what names stood for into Dockerfile.lock; `update` asks for all of them anew
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub lock: Option<String>,
+    /// Fail if Dockerfile.lock lacks a name
+    #[arg(long)]
+    pub locked: bool,
     /// Secret for the build
     #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
     pub secrets: Vec<String>,
@@ -198,13 +267,13 @@ pub struct BuildArgs {
     /// What to do: build, check
     #[arg(long, value_name = "METHOD", default_value = "build")]
     pub call: String,
-    /// Attestations (none are available; false is accepted)
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Say in the image how it was made: true, false, mode=min, mode=max
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub provenance: Option<String>,
-    /// Attestations (none are available; false is accepted)
+    /// Say in the image which packages it has
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub sbom: Option<String>,
-    /// Attestations (none are available; disabled ones are accepted)
+    /// Statements about the image, such as type=provenance,mode=max or type=sbom
     #[arg(long, value_name = "TYPE=...")]
     pub attest: Vec<String>,
     /// Remote cache to read (not available; a note says so)

@@ -1,14 +1,15 @@
-//! `croze import`, `croze images`, `croze inspect`.
+//! The commands about images in the store: import, list, inspect, load, save, tag, remove.
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+use crate::builder::archive::{self, Destination};
 use crate::builder::images::{self, ImageFacts};
 use crate::builder::{self, import};
-use crate::cli::args::{ImagesArgs, ImportArgs, InspectArgs};
+use crate::cli::args::{ImagesArgs, ImportArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 use crate::cli::build::{open_store, print_result, tidy};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
@@ -68,6 +69,102 @@ pub fn inspect(args: &InspectArgs, environment: &Environment) -> Result<(), Fail
     print_result(&json)
 }
 
+/// Lists the items of an image's history, latest first: when, by what, the layer's size.
+///
+/// # Errors
+/// There is no such image, or the store cannot be read.
+pub fn history(args: &InspectArgs, environment: &Environment) -> Result<(), Failure> {
+    let name = image_ref(&args.name)?;
+    let store = open_store(args.store.root.as_deref(), environment)?;
+    let image = images::inspect(&store, &name).map_err(|error| Failure::build(error, None))?;
+    let mut layers = image.layers.iter();
+    let mut rows: Vec<[String; 3]> = Vec::new();
+    for item in &image.config.history {
+        let layer = if item.empty_layer { None } else { layers.next() };
+        let created = item.created.clone().unwrap_or_else(|| "-".to_owned());
+        let text = item.created_by.as_deref().or(item.comment.as_deref()).unwrap_or_default();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        rows.push([created, size(layer.map_or(0, |layer| layer.size_bytes)), text]);
+    }
+    rows.push(["CREATED", "SIZE", "CREATED BY"].map(str::to_owned));
+    rows.reverse();
+    print_result(columns(&rows).trim_end())
+}
+
+/// Puts the images of an archive into the store; prints their names, or the digest of one that has none.
+///
+/// # Errors
+/// The archive cannot be read or is none; a store that fails.
+pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
+    let name = args.name.as_deref().map(image_ref).transpose()?;
+    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
+    let store = open_store(args.store.root.as_deref(), environment)?;
+    let (called, mut archive): (String, Box<dyn Read + Send>) = match &args.input {
+        None => ("standard input".to_owned(), Box::new(io::stdin())),
+        Some(path) => {
+            (path.display().to_string(), Box::new(File::open(path).map_err(|error| Failure::file("open", path, &error))?))
+        }
+    };
+    let began = Instant::now();
+    let loaded = archive::load(&store, (&called, &mut archive), name.as_ref(), SystemTime::now());
+    tidy(&store, began, &loaded);
+    for image in loaded.map_err(|error| Failure::build(error, None))? {
+        match image.names.as_slice() {
+            [] => print_result(&image.digest.to_string())?,
+            names => names.iter().try_for_each(|name| print_result(&name.to_string()))?,
+        }
+    }
+    Ok(())
+}
+
+/// Writes images as one archive.
+///
+/// # Errors
+/// There is no such image, or it cannot be written.
+pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
+    let names = args.names.iter().map(|name| image_ref(name)).collect::<Result<Vec<_>, _>>()?;
+    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
+    let store = open_store(args.store.root.as_deref(), environment)?;
+    let destination = match &args.output {
+        None if io::stdout().is_terminal() => {
+            let diagnostic = Diagnostic::error_without_place("terminal", "an archive is nothing for a terminal");
+            return Err(Failure::usage(diagnostic.help("name a file with `-o FILE`, or pipe it into `docker load`")));
+        }
+        None => Destination::Stdout,
+        Some(path) => Destination::File(path.clone()),
+    };
+    archive::save(&store, &names, &destination, &mut io::stdout()).map_err(|error| Failure::build(error, None))
+}
+
+/// Gives an image another name.
+///
+/// # Errors
+/// There is no such image, the new name is none, or the store fails.
+pub fn tag(args: &TagArgs, environment: &Environment) -> Result<(), Failure> {
+    let (from, to) = (image_ref(&args.name)?, image_ref(&args.new_name)?);
+    if to.digest.is_some() {
+        let message = format!("`{to}` has a digest, which no image can be given");
+        return Err(Failure::usage(Diagnostic::error_without_place("bad-name", message)));
+    }
+    let store = open_store(args.store.root.as_deref(), environment)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs().cast_signed());
+    images::tag(&store, &from, &to, now).map_err(|error| Failure::build(error, None))
+}
+
+/// Takes names away, and prints them.
+///
+/// # Errors
+/// There is no such image, or the store fails.
+pub fn remove(args: &RmiArgs, environment: &Environment) -> Result<(), Failure> {
+    let names = args.names.iter().map(|name| image_ref(name)).collect::<Result<Vec<_>, _>>()?;
+    let store = open_store(args.store.root.as_deref(), environment)?;
+    for name in &names {
+        images::remove(&store, name).map_err(|error| Failure::build(error, None))?;
+        print_result(&name.to_string())?;
+    }
+    Ok(())
+}
+
 fn image_ref(text: &str) -> Result<ImageRef, Failure> {
     text.parse().map_err(|error| Failure::usage(Diagnostic::error_without_place("bad-name", format!("{error}"))))
 }
@@ -79,11 +176,14 @@ fn table(images: &[ImageFacts]) -> String {
         let id = image.config_digest.to_string().trim_start_matches("sha256:").chars().take(12).collect();
         [image.name.clone(), id, image.platform.clone(), image.layers.len().to_string(), size(image.layers_bytes)]
     });
-    let rows: Vec<[String; 5]> = std::iter::once(header).chain(rows).collect();
+    columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>())
+}
+
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 5] = std::array::from_fn(width);
+    let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
-    for row in &rows {
+    for row in rows {
         let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         writeln!(text, "{}", cells.join("  ").trim_end()).expect("strings take everything");
     }

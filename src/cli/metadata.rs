@@ -51,6 +51,10 @@ impl ResultFiles {
 fn metadata(result: &BuildResult, build_ref: &str) -> Value {
     let names: Vec<String> = result.names.iter().map(crate::reference::ImageRef::canonical).collect();
     let mut members = Map::new();
+    for (platform, provenance) in &result.provenance {
+        let several = if result.provenance.len() > 1 { format!("/{platform}") } else { String::new() };
+        members.insert(format!("buildx.build.provenance{several}"), provenance.clone());
+    }
     members.insert("buildx.build.ref".into(), json!(build_ref));
     if let Some(config_digest) = &result.config_digest {
         members.insert("containerimage.config.digest".into(), json!(config_digest));
@@ -91,6 +95,7 @@ mod tests {
             manifest_media_type: "application/vnd.oci.image.manifest.v1+json".into(),
             manifest_digest: digest,
             manifest_bytes: 7,
+            provenance: vec![("linux/amd64".parse().expect("valid"), json!({"builder": {"id": ""}}))],
             names: vec!["a".parse().expect("valid"), "b:1".parse().expect("valid")],
             written: Vec::new(),
             ran_steps: 0,
@@ -99,6 +104,11 @@ mod tests {
         };
         let expected = format!(
             r#"{{
+  "buildx.build.provenance": {{
+    "builder": {{
+      "id": ""
+    }}
+  }},
   "buildx.build.ref": "r",
   "containerimage.config.digest": "{digest}",
   "containerimage.descriptor": {{

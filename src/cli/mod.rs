@@ -49,6 +49,11 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
         Command::Import(args) => images::import(&args, environment),
         Command::Images(args) => images::list(&args, environment),
         Command::Inspect(args) => images::inspect(&args, environment),
+        Command::History(args) => images::history(&args, environment),
+        Command::Load(args) => images::load(&args, environment),
+        Command::Save(args) => images::save(&args, environment),
+        Command::Tag(args) => images::tag(&args, environment),
+        Command::Rmi(args) => images::remove(&args, environment),
     };
     match result {
         Ok(()) => 0,

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::builder::{BuildRequest, ContextSource, DockerfileSource, NoCache};
+use crate::builder::{Attestations, BuildRequest, ContextSource, DockerfileSource, Locking, NoCache};
 use crate::cli::args::{BuildArgs, ProgressMode};
 use crate::cli::environment::Environment;
 use crate::cli::values::{self, BadValue};
@@ -66,6 +66,8 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
         pull: args.pull,
         outputs: outputs(args.outputs, args.load),
         annotations: args.annotations,
+        attestations: attestations(&args.attest, args.provenance.as_deref(), args.sbom.as_deref(), problems),
+        locking: locking(args.lock.as_deref(), args.locked, problems),
         secrets: problems.some("--secret", &args.secrets, |text| values::secret(text, environment)),
         ssh: problems.all("--ssh", &args.ssh, |text| values::ssh_agent(text, environment)),
         allow: problems.all("--allow", &args.allow, values::entitlement),
@@ -113,6 +115,46 @@ fn tag(text: &str) -> Result<ImageRef, BadValue> {
     match image_ref.digest {
         Some(_) => Err(BadValue::Form { value: text.to_owned(), form: "NAME[:TAG]" }),
         None => Ok(image_ref),
+    }
+}
+
+/// `--provenance` and `--sbom` are short forms of `--attest`, and count more, as with buildx.
+fn attestations(attest: &[String], provenance: Option<&str>, sbom: Option<&str>, problems: &mut Problems) -> Attestations {
+    let mut asked = Attestations::default();
+    let long = attest.iter().map(|text| ("--attest", text.clone()));
+    let short = |kind: &str, value: &str| values::attestation_of(kind, value);
+    let provenance = provenance.map(|value| ("--provenance", short("provenance", value)));
+    let sbom = sbom.map(|value| ("--sbom", short("sbom", value)));
+    for (flag, text) in long.chain(provenance).chain(sbom) {
+        match problems.one(flag, &text, values::attestation) {
+            Some(values::Attestation::Provenance(provenance)) => asked.provenance = provenance,
+            Some(values::Attestation::Sbom(sbom)) => asked.sbom = sbom,
+            None => {}
+        }
+    }
+    asked
+}
+
+fn locking(lock: Option<&str>, locked: bool, problems: &mut Problems) -> Locking {
+    let asked = match lock {
+        None => Locking::Obey,
+        Some("update") => Locking::Update,
+        Some(text) => match values::boolean(text) {
+            Ok(true) => Locking::Write,
+            Ok(false) => Locking::Obey,
+            Err(_) => {
+                problems.say("bad-flag", format!("invalid value for `--lock`: `{text}` is not one of `true`, `false`, `update`"));
+                Locking::Obey
+            }
+        },
+    };
+    match (asked, locked) {
+        (asked, false) => asked,
+        (Locking::Obey, true) => Locking::Require,
+        (_, true) => {
+            problems.say("bad-flag", "`--lock` and `--locked` cannot be used together");
+            Locking::Require
+        }
     }
 }
 
@@ -176,19 +218,8 @@ fn progress(args: &BuildArgs, environment: &Environment, problems: &mut Problems
 
 /// Flags that ask for something croze cannot give. What only asks *not* to have it is fine.
 fn refuse_unavailable(args: &BuildArgs, problems: &mut Problems) {
-    let asked = |value: &Option<String>| {
-        value.as_deref().is_some_and(|text| !matches!(text, "" | "disabled") && values::boolean(text) != Ok(false))
-    };
-    let disabled = |text: &String| {
-        values::csv_fields(text)
-            .iter()
-            .any(|field| matches!(field.split_once('='), Some(("disabled", value)) if values::boolean(value) == Ok(true)))
-    };
     let refused = [
         (args.push, "`--push` is not available; `--output type=oci,dest=FILE` writes an archive that `skopeo copy` can push"),
-        (asked(&args.provenance), "`--provenance`: attestations are not available"),
-        (asked(&args.sbom), "`--sbom`: attestations are not available"),
-        (!args.attest.iter().all(disabled), "`--attest`: attestations are not available"),
         (!args.cache_to.is_empty(), "`--cache-to`: remote caches are not available"),
         (args.cgroup_parent.is_some(), "`--cgroup-parent` is not available"),
         (!args.resource.is_empty(), "`--resource` is not available"),
@@ -232,6 +263,7 @@ impl Problems {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builder::attest::{Detail, Provenance, Version};
     use crate::cli::args::{Args, Command};
     use clap::Parser;
 
@@ -269,9 +301,25 @@ mod tests {
 
     #[test]
     fn asking_for_no_attestations_is_fine() {
-        accepted("--provenance=false --sbom=0 --attest type=provenance,disabled=true .", &[]);
-        check_refused("--provenance=mode=max .", &["`--provenance`: attestations are not available"]);
-        check_refused("--attest type=sbom .", &["`--attest`: attestations are not available"]);
+        let asked = |line: &str| accepted(line, &[]).request.attestations;
+        assert!(!asked("--provenance=false --sbom=0 --attest type=provenance,disabled=true .").any());
+        assert!(!asked("--attest type=sbom --sbom=false .").any());
+        let all = asked("--provenance=mode=max,version=v0.2 --attest type=sbom .");
+        assert_eq!(all.provenance, Some(Provenance { detail: Detail::Max, version: Version::V02 }));
+        assert!(all.sbom);
+        assert_eq!(asked("--provenance .").provenance, Some(Provenance { detail: Detail::Min, version: Version::V1 }));
+        check_refused(
+            "--provenance=mode=all .",
+            &["invalid value for `--provenance`: `mode=all` is not one of `mode=min`, `mode=max`"],
+        );
+        check_refused(
+            "--attest type=x .",
+            &["invalid value for `--attest`: `type=x` is not one of `type=provenance`, `type=sbom`"],
+        );
+        check_refused(
+            "--sbom=generator=a/b .",
+            &["invalid value for `--sbom`: `generator=a/b` is not one of no generator: the scanner is built in"],
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::builder::attest::{Detail, Provenance, Version};
 use crate::builder::{self, BadLimit, Entitlement, NamedContextSource, Secret, SecretSource, SshAgent};
 use crate::cli::environment::Environment;
 use crate::graph::{Network, Retry};
@@ -294,6 +295,56 @@ pub fn csv_fields(text: &str) -> Vec<String> {
     }
     fields.push(field);
     fields
+}
+
+/// What one `--attest` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attestation {
+    /// `type=provenance`; `None` for a disabled one.
+    Provenance(Option<Provenance>),
+    /// `type=sbom`, and whether it is wanted.
+    Sbom(bool),
+}
+
+/// The long form of `--provenance=VALUE` and `--sbom=VALUE`.
+pub fn attestation_of(kind: &str, value: &str) -> String {
+    match boolean(value) {
+        Ok(wanted) => format!("type={kind},disabled={}", !wanted),
+        Err(_) => format!("type={kind},{value}"),
+    }
+}
+
+/// Reads `type=provenance|sbom`, `mode=`, `version=`, `disabled=`. What only concerns the builder's own address is taken and has
+/// no effect.
+pub fn attestation(text: &str) -> Result<Attestation, BadValue> {
+    let choice = |value: String, choices: &'static str| BadValue::Choice { value, choices };
+    let (mut kind, mut disabled) = (String::new(), false);
+    let mut provenance = Provenance { detail: Detail::Min, version: Version::V1 };
+    for field in csv_fields(text) {
+        let (key, value) = field.split_once('=').unwrap_or((field.as_str(), "true"));
+        match (key.trim(), value) {
+            ("type", "provenance" | "sbom") => value.clone_into(&mut kind),
+            ("type", _) => return Err(choice(field, "`type=provenance`, `type=sbom`")),
+            ("disabled", _) => {
+                disabled = boolean(value).map_err(|_| choice(field.clone(), "`disabled=true`, `disabled=false`"))?
+            }
+            ("mode", "min") => provenance.detail = Detail::Min,
+            ("mode", "max") => provenance.detail = Detail::Max,
+            ("mode", _) => return Err(choice(field, "`mode=min`, `mode=max`")),
+            ("version", "v1") => provenance.version = Version::V1,
+            ("version", "v0.2") => provenance.version = Version::V02,
+            ("version", _) => return Err(choice(field, "`version=v1`, `version=v0.2`")),
+            ("builder-id" | "reproducible" | "inline-only" | "filename", _) => {}
+            ("generator", "") => {}
+            ("generator", _) => return Err(choice(field, "no generator: the scanner is built in")),
+            (key, _) => return Err(BadValue::UnknownKey { key: key.to_owned(), value: text.to_owned() }),
+        }
+    }
+    match kind.as_str() {
+        "provenance" => Ok(Attestation::Provenance((!disabled).then_some(provenance))),
+        "sbom" => Ok(Attestation::Sbom(!disabled)),
+        _ => Err(choice(text.to_owned(), "`type=provenance`, `type=sbom`")),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What one output makes of a build: one image, or an index of several.
 
-use super::Form;
 use super::annotation::{self, Annotation, Place};
+use super::attestation::{Attestation, EMPTY_CONFIG};
+use super::{Built, BuiltImage, Form};
 use crate::digest::Digest;
 use crate::image::{Descriptor, Dialect, Image, Index};
 
@@ -14,14 +15,19 @@ pub struct Artifact {
     pub index: Option<Vec<u8>>,
     /// In the order of the platforms asked for; at least one.
     pub images: Vec<Image>,
+    /// What is said of the images; in the index after all of them.
+    pub attestations: Vec<Attestation>,
 }
 
 impl Artifact {
     /// Puts images together, in order. A single image without an index drops annotations of one: who reads the options
     /// refuses them.
-    pub(super) fn new(images: Vec<Image>, form: Form, annotations: &[Annotation], dialect: Dialect) -> Artifact {
-        if let (Form::Manifest, [image]) = (form, images.as_slice()) {
-            return Artifact { root: image.descriptor.clone(), index: None, images };
+    pub(super) fn new(images: Vec<Image>, built: &Built, annotations: &[Annotation], dialect: Dialect) -> Artifact {
+        let about = |(image, built_image): (&Image, &BuiltImage)| Attestation::new(image, &built.names, &built_image.claims);
+        let said = images.iter().zip(&built.images).filter(|(_, built_image)| !built_image.claims.is_empty());
+        let attestations: Vec<Attestation> = said.map(about).collect();
+        if let (Form::Manifest, [image], []) = (built.form, images.as_slice(), attestations.as_slice()) {
+            return Artifact { root: image.descriptor.clone(), index: None, images, attestations };
         }
         let described = |image: &Image| {
             let mut descriptor = image.descriptor.clone();
@@ -33,10 +39,10 @@ impl Artifact {
         let index = Index {
             media_type: dialect.index().to_owned(),
             annotations: annotation::select(annotations, Place::Index, None),
-            ..Index::new(images.iter().map(described).collect())
+            ..Index::new(images.iter().map(described).chain(attestations.iter().map(|said| said.descriptor.clone())).collect())
         };
         let bytes = index.to_document();
-        Artifact { root: Descriptor::of(dialect.index(), &bytes), index: Some(bytes), images }
+        Artifact { root: Descriptor::of(dialect.index(), &bytes), index: Some(bytes), images, attestations }
     }
 
     /// What `-q` prints: the config's digest, or the index's.
@@ -52,12 +58,17 @@ impl Artifact {
         }
     }
 
-    /// Every document with its bytes: configs and manifests, the index last.
+    /// Every document with its bytes: configs, manifests and statements, the index last.
     pub fn documents(&self) -> Vec<(Digest, &[u8])> {
         let mut documents: Vec<(Digest, &[u8])> = Vec::new();
         for image in &self.images {
             documents.push((image.config_digest, &image.config));
             documents.push((image.descriptor.digest, &image.manifest));
+        }
+        for attestation in &self.attestations {
+            documents.push((Digest::of(EMPTY_CONFIG), EMPTY_CONFIG));
+            documents.extend(attestation.statements.iter().map(|(digest, bytes)| (*digest, bytes.as_slice())));
+            documents.push((attestation.descriptor.digest, &attestation.manifest));
         }
         documents.extend(self.index.as_deref().map(|bytes| (self.root.digest, bytes)));
         documents
@@ -67,22 +78,50 @@ impl Artifact {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::Claim;
     use crate::image::{ImageConfig, ImageDraft, assemble};
     use crate::reference::Platform;
 
     fn image(platform: &str) -> Image {
-        let platform: Platform = platform.parse().expect("valid");
-        assemble(&ImageDraft { config: ImageConfig::scratch(&platform), ..ImageDraft::default() }, &[], None)
+        assemble(&built(&[platform], Form::Manifest).images[0].draft, &[], None)
+    }
+
+    fn built(platforms: &[&str], form: Form) -> Built {
+        let image = |platform: &&str| {
+            let platform: Platform = platform.parse().expect("valid");
+            let draft = ImageDraft { config: ImageConfig::scratch(&platform), ..ImageDraft::default() };
+            BuiltImage { draft, layers: Vec::new(), claims: Vec::new() }
+        };
+        Built { images: platforms.iter().map(image).collect(), form, epoch: None, names: Vec::new() }
     }
 
     #[test]
     fn one_image_is_itself_unless_an_index_is_asked_for() {
-        let single = Artifact::new(vec![image("linux/amd64")], Form::Manifest, &[], Dialect::Oci);
+        let single = Artifact::new(vec![image("linux/amd64")], &built(&["linux/amd64"], Form::Manifest), &[], Dialect::Oci);
         assert_eq!(single.root, single.images[0].descriptor);
         assert_eq!(single.image_id(), single.images[0].config_digest);
-        let indexed = Artifact::new(vec![image("linux/amd64")], Form::Index, &[], Dialect::Oci);
+        let indexed = Artifact::new(vec![image("linux/amd64")], &built(&["linux/amd64"], Form::Index), &[], Dialect::Oci);
         assert_eq!((indexed.config_digest(), indexed.image_id()), (None, indexed.root.digest));
         assert_eq!(indexed.documents().len(), 3);
+    }
+
+    #[test]
+    fn what_is_said_of_an_image_takes_an_index() {
+        let mut said = built(&["linux/amd64"], Form::Manifest);
+        said.names = vec!["a:1".parse().expect("valid")];
+        said.images[0].claims =
+            vec![Claim { predicate_type: "https://slsa.dev/provenance/v1".to_owned(), predicate: serde_json::json!({"x": 1}) }];
+        let artifact = Artifact::new(vec![image("linux/amd64")], &said, &[], Dialect::Oci);
+        let index: Index = serde_json::from_slice(artifact.index.as_deref().expect("an index")).expect("JSON");
+        let image = artifact.images[0].descriptor.digest;
+        assert_eq!(index.manifests[1].annotations["vnd.docker.reference.digest"], image.to_string());
+        let hex = image.hex();
+        let expected = format!(
+            r#"{{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://slsa.dev/provenance/v1","subject":[{{"digest":{{"sha256":"{hex}"}},"name":"pkg:docker/a@1?platform=linux%2Famd64"}}],"predicate":{{"x":1}}}}"#
+        );
+        let (_, statement) = &artifact.attestations[0].statements[0];
+        assert_eq!(String::from_utf8_lossy(statement), expected);
+        assert_eq!((artifact.config_digest(), artifact.documents().len()), (None, 6));
     }
 
     #[test]
@@ -91,8 +130,8 @@ mod tests {
             .iter()
             .flat_map(|text| Annotation::parse_flag(text).expect("valid"))
             .collect();
-        let artifact =
-            Artifact::new(vec![image("linux/amd64"), image("linux/arm64")], Form::Index, &annotations, Dialect::Docker);
+        let both = built(&["linux/amd64", "linux/arm64"], Form::Index);
+        let artifact = Artifact::new(vec![image("linux/amd64"), image("linux/arm64")], &both, &annotations, Dialect::Docker);
         let entry = |image: &Image, annotations: &str, architecture: &str| {
             format!(
                 r#"    {{

@@ -26,7 +26,7 @@ pub(super) fn uncompressed(built: &Built, store: &Store, annotations: &[Annotati
         Ok(assemble(&annotated(&image.draft, annotations, dialect), &layers, built.epoch))
     };
     let images = built.images.iter().map(image).collect::<Result<_, ExportError>>()?;
-    Ok(Artifact::new(images, built.form, annotations, dialect))
+    Ok(Artifact::new(images, built, annotations, dialect))
 }
 
 /// The images with every layer as a blob of the store. Layers of an image are compressed side by side, as many as there are
@@ -42,7 +42,7 @@ pub(super) fn compressed(
         Ok(assemble(&annotated(&image.draft, annotations, options.dialect), &layers, built.epoch))
     };
     let images = built.images.iter().map(image).collect::<Result<_, ExportError>>()?;
-    let artifact = Artifact::new(images, built.form, annotations, options.dialect);
+    let artifact = Artifact::new(images, built, annotations, options.dialect);
     for (_, bytes) in artifact.documents() {
         store.write_blob(bytes)?;
     }

@@ -24,7 +24,25 @@ pub(super) struct Files {
     /// The entries of `index.json`.
     entries: Vec<Descriptor>,
     /// `manifest.json`, for archives.
-    docker: Vec<u8>,
+    docker: Vec<DockerItem>,
+}
+
+impl Files {
+    /// Adds another image's files.
+    pub(super) fn join(&mut self, other: Files) {
+        self.blobs.extend(other.blobs);
+        self.entries.extend(other.entries);
+        self.docker.extend(other.docker);
+    }
+}
+
+/// An image in `manifest.json`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerItem {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
 }
 
 struct Blob {
@@ -49,7 +67,11 @@ pub(super) fn files(store: &Store, artifact: &Artifact, names: &[ImageRef], anno
     artifact.documents().iter().for_each(|(digest, bytes)| add(*digest, bytes.len() as u64));
     let layers = artifact.images.iter().flat_map(|image| &image.layers);
     layers.for_each(|layer| add(layer.descriptor.digest, layer.descriptor.size_bytes));
-    Files { blobs, entries: index_entries(artifact, names, annotations), docker: docker_manifest(artifact, names) }
+    Files {
+        blobs,
+        entries: index_entries(artifact, names, annotations),
+        docker: docker_item(artifact, names).into_iter().collect(),
+    }
 }
 
 /// Writes the layout as one tar: entries sorted, times and owners 0.
@@ -63,7 +85,7 @@ pub(super) fn write_archive(files: &Files, out: &mut Out<'_>) -> Result<(), Stop
         out.write_all(padding(blob.size_bytes)).map_err(Stop::Destination)?;
     }
     put_file(out, "index.json", &Index::new(files.entries.clone()).to_bytes())?;
-    put_file(out, "manifest.json", &files.docker)?;
+    put_file(out, "manifest.json", &document::compact(&files.docker))?;
     put_file(out, "oci-layout", LAYOUT)?;
     out.write_all(&[0; 2 * BLOCK]).map_err(Stop::Destination)
 }
@@ -130,23 +152,15 @@ fn index_entries(artifact: &Artifact, names: &[ImageRef], annotations: &[Annotat
 }
 
 /// Of several platforms it names the host's image, else the first: its reader gives a name to one image alone.
-fn docker_manifest(artifact: &Artifact, names: &[ImageRef]) -> Vec<u8> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Item {
-        config: String,
-        repo_tags: Option<Vec<String>>,
-        layers: Vec<String>,
-    }
+fn docker_item(artifact: &Artifact, names: &[ImageRef]) -> Option<DockerItem> {
     let host = Platform::host();
     let is_hosts = |image: &&Image| image.descriptor.platform.as_ref().is_some_and(|platform| host.accepts(platform));
     let image = artifact.images.iter().find(is_hosts).or_else(|| artifact.images.first());
-    let items = image.into_iter().map(|image| Item {
+    image.map(|image| DockerItem {
         config: blob_name(&image.config_digest),
         repo_tags: Some(names.iter().map(ImageRef::familiar).collect()).filter(|tags: &Vec<_>| !tags.is_empty()),
         layers: image.layers.iter().map(|layer| blob_name(&layer.descriptor.digest)).collect(),
-    });
-    document::compact(&items.collect::<Vec<_>>())
+    })
 }
 
 fn blob_name(digest: &Digest) -> String {

@@ -19,17 +19,21 @@ use crate::store::{NameOrigin, NameRecord, Store, StoreError};
 
 pub mod annotation;
 pub mod artifact;
+pub mod attestation;
 mod blobs;
 mod daemon;
 mod layout;
 pub mod output;
 mod sink;
+mod stored;
 mod tree;
 mod validate;
 
 pub use annotation::{Annotation, AnnotationError};
 pub use artifact::Artifact;
+pub use attestation::{Attestation, Claim};
 pub use output::{Destination, Output, OutputError, OutputKind};
+pub use stored::stored;
 pub use validate::validate;
 
 /// Why an image could not be written out.
@@ -71,6 +75,14 @@ pub enum ExportError {
         /// `docker` or `podman`.
         program: &'static str,
         /// Its last words.
+        reason: String,
+    },
+    /// A document of an image in the store is none.
+    #[error("the {document} of the image is malformed: {reason}")]
+    Document {
+        /// Which.
+        document: &'static str,
+        /// Why.
         reason: String,
     },
     /// A layer is neither as tree nor as blob in the store.
@@ -135,6 +147,8 @@ pub struct BuiltImage {
     pub draft: ImageDraft,
     /// Bottom layer first; those of the base come first.
     pub layers: Vec<BuiltLayer>,
+    /// What is said of it; anything said takes an index.
+    pub claims: Vec<Claim>,
 }
 
 /// One layer of a built image.
@@ -243,6 +257,30 @@ pub fn export(
             sink::write(destination, stdout, |out| tree::write_archives(&parts, built.epoch, out))?;
             Ok(Exported { artifact: None, written: say("tar of the files", destination) })
         }
+    }
+}
+
+/// Writes images of the store as one archive, each under its name. `stdout` is where [`Destination::Stdout`] goes.
+pub fn save(
+    store: &Store,
+    artifacts: &[(ImageRef, Artifact)],
+    destination: &Destination,
+    stdout: &mut dyn Write,
+) -> Result<(), ExportError> {
+    let mut all: Option<layout::Files> = None;
+    for (name, artifact) in artifacts {
+        for (_, bytes) in artifact.documents() {
+            store.write_blob(bytes)?;
+        }
+        let files = layout::files(store, artifact, std::slice::from_ref(name), &[]);
+        match &mut all {
+            Some(all) => all.join(files),
+            None => all = Some(files),
+        }
+    }
+    match all {
+        Some(files) => sink::write(destination, stdout, |out| layout::write_archive(&files, out)),
+        None => Ok(()),
     }
 }
 

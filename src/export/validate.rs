@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::Path;
 
-use super::ExportError;
+use super::{ExportError, attestation};
 use crate::digest::{DiffId, Digest, HashingReader};
 use crate::image::{Descriptor, Dialect, ImageConfig, Index, Manifest, media_type};
 use crate::layer::archive::Packing;
@@ -75,7 +75,20 @@ impl Check<'_> {
             if image.platform.is_none() {
                 self.problems.push(format!("{} is listed for no platform", image.digest.short()));
             }
-            self.image(image)?;
+            if attestation::is_attestation(image) {
+                self.attestation(image)?;
+            } else {
+                self.image(image)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A manifest of statements.
+    fn attestation(&mut self, entry: &Descriptor) -> Result<(), Problem> {
+        let manifest: Manifest = parse("attestation", &self.document(entry)?)?;
+        for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            let _: serde_json::Value = parse("statement", &self.document(blob)?)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Draft, DraftHistory, Lowered};
-use crate::graph::{Graph, StepIndex};
+use crate::graph::{Graph, Op, StepIndex};
 
 /// What a Dockerfile comes to for all platforms asked for.
 #[derive(Debug)]
@@ -29,8 +29,9 @@ pub struct JoinedImage {
     pub draft: Draft,
 }
 
-/// Joins plans, in order. Equal steps have equal names in all graphs ([`Graph::add`]), so joining is adding.
-pub fn join(plans: Vec<Lowered>) -> Joined {
+/// Joins plans, in order. Equal steps have equal names in all graphs ([`Graph::add`]), so joining is adding. `pin` may make an op
+/// more exact on the way.
+pub fn join(plans: Vec<Lowered>, pin: impl Fn(Op) -> Op) -> Joined {
     let mut joined = Joined {
         graph: Graph::new(),
         images: Vec::with_capacity(plans.len()),
@@ -39,7 +40,7 @@ pub fn join(plans: Vec<Lowered>) -> Joined {
         steps: Vec::new(),
     };
     for plan in plans {
-        joined.add(plan);
+        joined.add(plan, &pin);
     }
     joined.steps.sort_unstable();
     joined.steps.dedup();
@@ -47,13 +48,13 @@ pub fn join(plans: Vec<Lowered>) -> Joined {
 }
 
 impl Joined {
-    fn add(&mut self, plan: Lowered) {
+    fn add(&mut self, plan: Lowered, pin: &impl Fn(Op) -> Op) {
         let mut places: HashMap<StepIndex, StepIndex> = HashMap::with_capacity(plan.graph.len());
         // a step is added after its inputs, so those have their places already
         for index in plan.graph.indices() {
             let step = plan.graph.step(index);
             let inputs: Vec<StepIndex> = plan.graph.inputs(index).iter().map(|input| places[input]).collect();
-            places.insert(index, self.graph.add(step.op.clone(), &inputs, step.origin.clone()));
+            places.insert(index, self.graph.add(pin(step.op.clone()), &inputs, step.origin.clone()));
         }
         let layer = |item: DraftHistory| DraftHistory { layer: item.layer.map(|layer| places[&layer]), ..item };
         let history = plan.draft.history.into_iter().map(layer).collect();
@@ -82,7 +83,7 @@ mod tests {
                 Options { target_platform, platform_requested: true, platform_in_names: true, ..Options::new(build_platform) };
             lower(&dockerfile, &options, &Bases::new()).0.expect("lowers")
         };
-        join(platforms.iter().map(plan).collect())
+        join(platforms.iter().map(plan).collect(), |op| op)
     }
 
     fn names(joined: &Joined) -> Vec<&str> {

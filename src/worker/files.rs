@@ -158,6 +158,8 @@ impl LocalWorker {
         let agent = self.shared.ssh.iter().find(|agent| agent.id == "default").map(|agent| agent.socket.clone());
         let access = Credentials(&self.shared.secrets).git(&op.remote, agent, self.shared.proxy_env.clone());
         let commit = git::resolve(op, &access).await?;
+        let key = (op.remote.clone(), op.reference.clone());
+        self.sources.lock().expect("no holder of this lock panics").commits.insert(key, commit.id.clone());
         let checkout = git::checkout(&self.shared.store, op, &commit, &access).await?;
         Ok(Output::Context(Arc::new(Context::checkout(&self.shared.store, checkout)?)))
     }

@@ -45,9 +45,11 @@ mod processes;
 mod program;
 mod retry;
 mod secret;
+mod sources;
 
 pub use error::{Expired, WorkError};
 pub use secret::{Credentials, Secret, SecretSource, SshAgent};
+pub use sources::Sources;
 
 /// What a step gives to its readers.
 #[derive(Clone)]
@@ -146,6 +148,7 @@ pub struct LocalWorker {
     fetched: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
     trees: Mutex<HashMap<DiffId, PathBuf>>,
     launcher: Arc<OnceCell<Launcher>>,
+    sources: Mutex<Sources>,
     canceling: Arc<attend::Canceling>,
     fittings: Arc<fittings::Fittings>,
     /// Finding out what copies and mounts read happens outside the schedule's slots: at most so often at once.
@@ -158,8 +161,13 @@ impl LocalWorker {
         let canceling = Arc::new(attend::Canceling::new(shared.cancel.clone())?);
         let turns = Semaphore::new(shared.processors.max(1));
         let fittings = Arc::new(fittings::Fittings::new(shared.store.clone()));
-        let (fetched, trees, launcher) = Default::default();
-        Ok(LocalWorker { shared: Arc::new(shared), fetched, trees, launcher, canceling, fittings, turns })
+        let (fetched, trees, launcher, sources) = Default::default();
+        Ok(LocalWorker { shared: Arc::new(shared), fetched, trees, launcher, sources, canceling, fittings, turns })
+    }
+
+    /// What downloads and git trees stood for in the steps that were looked at so far.
+    pub fn sources(&self) -> Sources {
+        self.sources.lock().expect("no holder of this lock panics").clone()
     }
 
     /// The directories of a stack's layers, bottom first, each once; a base image's missing layers are fetched.
@@ -252,6 +260,7 @@ impl LocalWorker {
             let auth = Credentials(&self.shared.secrets).http(&op.url);
             source::http::fetch(&self.shared.store, &self.shared.client, &op.url, op.checksum, auth.as_ref()).await?
         };
+        self.sources.lock().expect("no holder of this lock panics").urls.insert(op.url.clone(), file.digest);
         Ok(Output::Download(Arc::new(HttpFile { file_name: op.file_name.clone(), ..file })))
     }
 }
