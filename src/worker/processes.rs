@@ -69,12 +69,18 @@ fn describe(pid: u32, details: Details) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
     use super::*;
-    use std::process::Command;
 
     #[test]
     fn a_child_stands_below_its_parent() {
-        let mut child = Command::new("sleep").arg("86397").spawn().expect("sleep starts");
+        let mut child =
+            Command::new("cat").arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat starts");
+        // a child has its parent's name until its program begins: an echo shows that it has
+        child.stdin.as_mut().expect("piped").write_all(b"x").expect("cat reads");
+        child.stdout.as_mut().expect("piped").read_exact(&mut [0]).expect("cat answers");
         let find = |details| {
             let lines = tree(std::process::id(), details);
             lines.into_iter().find(|line| line.starts_with(&format!("  {} ", child.id())))
@@ -82,8 +88,8 @@ mod tests {
         let (whole, program) = (find(Details::Arguments), find(Details::Program));
         child.kill().expect("killed");
         child.wait().expect("gone");
-        assert_eq!(whole, Some(format!("  {} sleep 86397", child.id())));
-        assert_eq!(program, Some(format!("  {} sleep", child.id())));
+        assert_eq!(whole, Some(format!("  {} cat -", child.id())));
+        assert_eq!(program, Some(format!("  {} cat", child.id())));
     }
 
     #[test]
