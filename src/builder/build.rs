@@ -33,6 +33,7 @@ use crate::source::image::{AnsweredBy, PullPolicy, ResolvedImage};
 use crate::source::{self, oci_layout::LayoutAddress};
 use crate::store::Store;
 use crate::task;
+use crate::worker::ahead::Ahead;
 use crate::worker::{LocalWorker, Output, Shared, Sources, Stack};
 
 type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
@@ -54,7 +55,7 @@ pub async fn build(
     for warning in &planned.warnings {
         build.reporter.events.event(Event::Warning(Box::new(warning.clone())));
     }
-    let ran = build.run(plan, inputs).await?;
+    let ran = build.run(plan, inputs, &outputs).await?;
     let cancel = build.cancel.clone();
     let exporting = super::output::export(&build.store, ran.product, outputs, &build.reporter, &mut build.request);
     let exported = unless_canceled(&cancel, exporting).await?;
@@ -268,7 +269,7 @@ impl Build {
     }
 
     /// Runs the plan and names the layers of the results.
-    async fn run(&mut self, plan: Joined, inputs: Inputs) -> Result<Ran, BuildError> {
+    async fn run(&mut self, plan: Joined, inputs: Inputs, outputs: &super::output::Wanted) -> Result<Ran, BuildError> {
         let began = Instant::now();
         let detail = self.request.attestations.provenance.map_or(attest::Detail::Min, |provenance| provenance.detail);
         let parameters = attest::parameters(&self.request, detail);
@@ -310,6 +311,7 @@ impl Build {
             },
             entitled: entitled(&self.request.allow),
             now_secs: self.now_secs(),
+            ahead: Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch) },
             processors,
             cancel: stopped,
         };

@@ -10,6 +10,7 @@ use crate::export::{
     self, Annotation, Artifact, Built, BuiltImage, BuiltLayer, Claim, Destination, Form, LayerOrigin, Output, OutputKind,
 };
 use crate::image::{Descriptor, Dialect, DraftHistory, ImageDraft};
+use crate::layer;
 use crate::plan::Draft;
 use crate::store::Store;
 use crate::task;
@@ -38,6 +39,19 @@ pub struct ProductImage {
 /// What the client wants written.
 pub struct Wanted {
     outputs: Vec<Output>,
+}
+
+impl Wanted {
+    /// Every form in which an output will want the layers that the build makes, once. `epoch` is the build's.
+    pub fn forms(&self, epoch: Option<i64>) -> Vec<layer::Form> {
+        let mut forms = Vec::new();
+        for form in self.outputs.iter().filter_map(|output| output.form(epoch)) {
+            if !forms.contains(&form) {
+                forms.push(form);
+            }
+        }
+        forms
+    }
 }
 
 /// Reads `-o` and `--annotation`, so that mistakes in them are told before anything runs.

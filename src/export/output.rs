@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::annotation::{Annotation, AnnotationError};
 use crate::diagnostic::nearest;
 use crate::image::Dialect;
-use crate::layer::{Compression, Encoding};
+use crate::layer::{self, Compression, Encoding};
 use crate::reference::{BadReference, ImageRef};
 
 /// Why a text is no output.
@@ -126,6 +126,20 @@ pub enum Destination {
     Stdout,
     /// A file, replaced when complete.
     File(PathBuf),
+}
+
+impl Output {
+    /// How this output wants the layers that a build makes; `None` if it takes no blobs. `epoch` is the build's own.
+    pub fn form(&self, epoch: Option<i64>) -> Option<layer::Form> {
+        let LayerOptions { encoding, times, .. } = self.layers;
+        let epoch = self.epoch.or(epoch).filter(|_| times == FileTimes::LimitToEpoch);
+        match self.kind {
+            OutputKind::OciArchive(_) | OutputKind::OciDirectory(_) | OutputKind::DockerArchive(_) | OutputKind::Load => {
+                Some(layer::Form { encoding, epoch })
+            }
+            OutputKind::Image | OutputKind::Files(_) | OutputKind::FilesArchive(_) | OutputKind::Nothing => None,
+        }
+    }
 }
 
 /// How an output's layers are made.

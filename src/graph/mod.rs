@@ -6,7 +6,7 @@
 //! Shape: isomorphic to BuildKit's LLB (source, exec, file and merge operations), without its wire format.
 //! Elsewhere: cache keys (`cache`), how an op runs (`worker`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -151,6 +151,24 @@ impl Graph {
             }
         }
         order
+    }
+
+    /// The steps whose layers the file systems of `targets` are made of: the targets and what lies below them.
+    pub fn stacked(&self, targets: &[StepIndex]) -> HashSet<StepIndex> {
+        let mut found = HashSet::new();
+        let mut todo = targets.to_vec();
+        while let Some(index) = todo.pop() {
+            if !found.insert(index) {
+                continue;
+            }
+            let inputs = self.inputs(index);
+            match &self.step(index).op {
+                Op::Exec(_) | Op::Copy(_) | Op::Mkdir(_) => todo.extend(inputs.first()),
+                Op::Merge => todo.extend(inputs),
+                _ => {}
+            }
+        }
+        found
     }
 
     /// All steps, in the order they were added.

@@ -13,7 +13,7 @@ use libdeflater::{CompressionLvl, Compressor};
 use super::LayerError;
 use super::pipeline::{Sink, ordered};
 use super::tar::{TarSummary, write_tar};
-use crate::digest::DiffId;
+use crate::digest::{CacheKey, DiffId, Hasher};
 use crate::store::{Store, StoredLayer, Variant};
 
 /// How a layer blob is compressed.
@@ -64,13 +64,21 @@ impl Encoding {
     }
 
     /// Names what the bytes of a blob depend on, besides the layer; the last number changes when an encoder does.
-    fn variant(self, epoch: Option<i64>) -> String {
+    pub(super) fn variant(self, epoch: Option<i64>) -> String {
         let kind = match self.compression {
             Compression::None => "tar-1".to_owned(),
             Compression::Gzip => format!("gzip-{}-1", self.level()),
             Compression::Zstd => format!("zstd-{}-1", self.level()),
         };
         epoch.map_or(kind.clone(), |epoch| format!("epoch-{epoch}+{kind}"))
+    }
+
+    /// Plain bytes of one member or frame.
+    pub(super) fn piece_bytes(self) -> usize {
+        match self.compression {
+            Compression::None | Compression::Gzip => GZIP_PIECE,
+            Compression::Zstd => ZSTD_PIECE,
+        }
     }
 
     /// One member or frame.
@@ -99,16 +107,10 @@ impl Compression {
             Compression::Zstd => Box::new(zstd::Decoder::new(blob)?),
         })
     }
-
-    fn piece_bytes(self) -> usize {
-        match self {
-            Compression::None | Compression::Gzip => GZIP_PIECE,
-            Compression::Zstd => ZSTD_PIECE,
-        }
-    }
 }
 
-/// The blob of the stored layer `diff_id`, made at the first call and remembered as a variant of it.
+/// The blob of the stored layer `diff_id`, made at the first call and remembered as a variant of it. Whoever asks while
+/// another, in this process or not, makes it waits and takes that one's.
 ///
 /// With `epoch`, file times later than it (seconds since 1970) become it; the variant's `diff_id` then names that tar.
 ///
@@ -123,9 +125,11 @@ pub fn compressed(
 ) -> Result<Variant, LayerError> {
     let encoding = encoding.into();
     let kind = encoding.variant(epoch);
-    if let Some(variant) = store.variant(diff_id, &kind)?
-        && store.blob_size(&variant.digest)? == Some(variant.size_bytes)
-    {
+    if let Some(variant) = known(store, diff_id, &kind)? {
+        return Ok(variant);
+    }
+    let _lock = store.lock_step(&lock_key(diff_id, &kind))?;
+    if let Some(variant) = known(store, diff_id, &kind)? {
         return Ok(variant);
     }
     let layer = store.layer(diff_id)?.ok_or(LayerError::Missing { diff_id: *diff_id })?;
@@ -138,6 +142,21 @@ pub fn compressed(
     let variant = Variant { digest, size_bytes, diff_id: summary.diff_id };
     store.set_variant(diff_id, &kind, &variant)?;
     Ok(variant)
+}
+
+/// A variant whose blob is there.
+pub(super) fn known(store: &Store, diff_id: &DiffId, kind: &str) -> Result<Option<Variant>, LayerError> {
+    let Some(variant) = store.variant(diff_id, kind)? else { return Ok(None) };
+    Ok((store.blob_size(&variant.digest)? == Some(variant.size_bytes)).then_some(variant))
+}
+
+/// What is locked while a variant is made.
+pub(super) fn lock_key(diff_id: &DiffId, kind: &str) -> CacheKey {
+    let mut hasher = Hasher::new();
+    hasher.field(b"variant");
+    hasher.field(diff_id.0.as_bytes());
+    hasher.field(kind.as_bytes());
+    CacheKey(hasher.finish())
 }
 
 /// Pieces of the tar that wait for a thread to compress them.
@@ -153,20 +172,36 @@ fn write_compressed(
     thread::scope(|scope| {
         let (sender, pieces) = sync_channel(PIECES_AHEAD);
         let tar = scope.spawn(move || {
-            let mut pieces = Pieces { piece: Vec::new(), piece_bytes: encoding.compression.piece_bytes(), sender };
+            let mut pieces = Pieces { piece: Vec::new(), piece_bytes: encoding.piece_bytes(), sender };
             let summary = write_tar(&layer.tree, epoch, &mut pieces)?;
             pieces.send().map_err(LayerError::Write)?;
             Ok(summary)
         });
-        let compress = |piece, sink: &Sink<io::Result<Vec<u8>>>| {
-            let _unwanted = sink.put(encoding.compress(piece));
-        };
-        let written = ordered(pieces.into_iter(), compress, |packed| out.write_all(&packed?));
+        let written = write_pieces(pieces.into_iter(), encoding, out);
         let summary = tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // When writing fails, the tar's thread fails too because nobody takes its pieces: the first error is the cause.
-        written.map_err(LayerError::Write)?;
+        written?;
         summary
     })
+}
+
+/// Compresses pieces on all cores and writes them in order. One piece alone is done right here: threads cost more.
+pub(super) fn write_pieces(
+    mut pieces: impl Iterator<Item = Vec<u8>> + Send,
+    encoding: Encoding,
+    out: &mut dyn Write,
+) -> Result<(), LayerError> {
+    let Some(first) = pieces.next() else { return Ok(()) };
+    let written = match pieces.next() {
+        None => encoding.compress(first).and_then(|packed| out.write_all(&packed)),
+        Some(second) => {
+            let compress = |piece, sink: &Sink<io::Result<Vec<u8>>>| {
+                let _unwanted = sink.put(encoding.compress(piece));
+            };
+            ordered([first, second].into_iter().chain(pieces), compress, |packed| out.write_all(&packed?))
+        }
+    };
+    written.map_err(LayerError::Write)
 }
 
 /// Cuts what is written into pieces and sends them.

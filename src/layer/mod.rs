@@ -13,6 +13,7 @@ use crate::digest::DiffId;
 use crate::snapshot::{SnapshotError, TreePath};
 use crate::store::StoreError;
 
+mod ahead;
 pub mod archive;
 mod commit;
 mod compress;
@@ -24,6 +25,7 @@ mod tests;
 mod unpack;
 mod walk;
 
+pub use ahead::{Form, commit_ahead};
 pub use commit::{commit, sound};
 pub use compress::{Compression, Encoding, compressed};
 pub use tar::{TarSummary, write_tar};

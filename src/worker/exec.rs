@@ -35,6 +35,8 @@ pub struct Surroundings<'a> {
     pub number: Option<StepNumber>,
     /// How long it may take.
     pub limits: Limits,
+    /// What outputs will make of the layer.
+    pub forms: Vec<layer::Form>,
     /// The stack that the command starts from.
     pub parent: &'a Stack,
     /// Its layer directories, bottom first.
@@ -78,7 +80,7 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
         output.note(format!("`{path}` stays out of the layer: names that begin with `.wh.` mean deletions there"));
     }
     let times = settled_times(&upper_dir, started)?;
-    let stored = layer::commit(&shared.store, upper_dir)?;
+    let stored = layer::commit_ahead(&shared.store, upper_dir, &surroundings.forms)?;
     let record = Record { diff_id: stored.record.diff_id, created_secs: shared.now_secs };
     // a command that left what it had left before keeps its former layer, and with it the image's digest
     let mut content = stored.record.content.0.as_bytes().to_vec();

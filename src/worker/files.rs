@@ -111,6 +111,7 @@ impl LocalWorker {
             None => Arc::new(self.find_out(task.index, &task.inputs).await?),
         };
         let (parent, readable) = self.open(&task.inputs).await?;
+        let forms = self.shared.forms_ahead(task)?;
         let shared = self.shared.clone();
         let created = Time { seconds: shared.now_secs, nanoseconds: 0 };
         task::blocking(move || {
@@ -123,7 +124,7 @@ impl LocalWorker {
                 }
                 Prepared::Mkdir(prepared) => mkdir::run(prepared, &parent, &tree, created)?,
             }
-            let stored = layer::commit(&shared.store, tree)?;
+            let stored = layer::commit_ahead(&shared.store, tree, &forms)?;
             Ok(Record { diff_id: stored.record.diff_id, created_secs: shared.now_secs })
         })
         .await
@@ -211,13 +212,14 @@ impl LocalWorker {
         let fittings = self.fittings.clone();
         let (op, parent) = (op.clone(), task.parent.clone());
         let number = self.shared.numbers.get(&task.index).copied();
+        let forms = self.shared.forms_ahead(task)?;
         let limits = self.shared.graph.step(task.index).origin.limits;
         task::blocking(move || {
             let (held, mounted_trees): (Vec<Option<TempDir>>, mounts::Trees) =
                 mounted_trees.into_iter().map(|trees| trees.map_or((None, None), |(held, trees)| (held, Some(trees)))).unzip();
             let launcher = launcher.get().expect("the launcher was started above");
             let (shared, fittings, canceling, parent) = (&*shared, &*fittings, &*canceling, &*parent);
-            let surroundings = Surroundings { shared, launcher, fittings, canceling, number, limits, parent, trees };
+            let surroundings = Surroundings { shared, launcher, fittings, canceling, number, limits, forms, parent, trees };
             let note = |text| attend::Output::new(shared, number).note(text);
             let record = retry::repeat(limits.retry, canceling, note, || {
                 let mounted = mounts::prepare(&op, &mounted_trees, shared)?;

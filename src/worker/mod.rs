@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::cache::{Cache, HashSink, key};
-use crate::digest::{DiffId, Digest};
+use crate::digest::{CacheKey, DiffId, Digest};
 use crate::event::{EventSink, StepNumber};
 use crate::graph::{Graph, HttpOp, Op, StepIndex};
 use crate::layer;
@@ -28,8 +28,10 @@ use crate::source::http::HttpFile;
 use crate::source::image::{BaseLayer, ResolvedImage};
 use crate::store::{Flavour, Record, Soundness, Store, StoredLayer};
 use crate::task;
+use ahead::Ahead;
 
 mod agent;
+pub mod ahead;
 mod attend;
 pub mod copy;
 mod emulation;
@@ -90,6 +92,7 @@ impl Stack {
 /// A step that has its inputs and its key.
 pub struct Task {
     index: StepIndex,
+    key: CacheKey,
     parent: Arc<Stack>,
     inputs: Vec<Output>,
     /// What was found out for the key, if anything had to be.
@@ -126,6 +129,8 @@ pub struct Shared {
     pub entitled: Option<sandbox::Entitled>,
     /// The time that new layers get, seconds since 1970.
     pub now_secs: i64,
+    /// What to compress before an output asks for it.
+    pub ahead: Ahead,
     /// How many threads can do work of their own.
     pub processors: usize,
     /// Turns true when everything has to stop.
@@ -303,7 +308,7 @@ impl Worker for LocalWorker {
             }
         };
         let parent = stack(&inputs[0]).clone();
-        Ok(Prepared::Task { key, slot, task: Task { index, parent, inputs, files } })
+        Ok(Prepared::Task { key, slot, task: Task { index, key, parent, inputs, files } })
     }
 
     fn recall(&self, task: &Task, record: &Record) -> Output {

@@ -76,8 +76,7 @@ mod tests {
 
     #[test]
     fn a_child_stands_below_its_parent() {
-        let mut child =
-            Command::new("cat").arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat starts");
+        let mut child = Command::new("cat").arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat starts");
         // a child has its parent's name until its program begins: an echo shows that it has
         child.stdin.as_mut().expect("piped").write_all(b"x").expect("cat reads");
         child.stdout.as_mut().expect("piped").read_exact(&mut [0]).expect("cat answers");

@@ -1,0 +1,36 @@
+//! Which layers are compressed before an output asks for them.
+
+use std::collections::HashSet;
+
+use super::{Shared, Task, WorkError};
+use crate::graph::StepIndex;
+use crate::layer::Form;
+
+/// What the outputs of a build will ask for.
+#[derive(Clone, Default)]
+pub struct Ahead {
+    /// The steps whose layers the build's images have.
+    pub steps: HashSet<StepIndex>,
+    /// How the outputs want these layers.
+    pub forms: Vec<Form>,
+}
+
+impl Shared {
+    /// The forms in which outputs will want the layer that `task` is about to make. None that the layer of its last run has:
+    /// a step that runs again, uncached, most often makes the same.
+    pub(super) fn forms_ahead(&self, task: &Task) -> Result<Vec<Form>, WorkError> {
+        let Ahead { steps, forms } = &self.ahead;
+        if forms.is_empty() || !steps.contains(&task.index) {
+            return Ok(Vec::new());
+        }
+        let mut wanted = forms.clone();
+        if let Some(former) = self.store.record(&task.key)? {
+            for form in forms {
+                if form.is_there(&self.store, &former.diff_id)? {
+                    wanted.retain(|other| other != form);
+                }
+            }
+        }
+        Ok(wanted)
+    }
+}
