@@ -17,13 +17,13 @@ use super::reporter::Reporter;
 use super::sbom;
 use super::{BuildError, BuildRequest, BuildResult, ContextSource, Entitlement, ErrorKind, NamedContextSource, NoCache};
 use crate::cache::{Cache, Reuse};
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Pass, Severity};
 use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
 use crate::export::{Claim, Form};
 use crate::graph::{Graph, StepIndex};
-use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Options, Wanted, Wish};
+use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Options, Outline, Wanted, Wish};
 use crate::reference::{ImageRef, Platform};
 use crate::registry::{Anonymous, Client, Proxies, RegistryConfig};
 use crate::sandbox;
@@ -47,10 +47,9 @@ pub async fn build(
 ) -> Result<BuildResult, BuildError> {
     let outputs = super::output::parse(&request)?;
     let (mut build, inputs) = Build::open(store, request, events, cancel).await?;
-    let planned = build.plan(&inputs, Wish::Target).await?;
-    if planned.errors_on_violation {
-        refuse_violations(&planned.warnings)?;
-    }
+    let mut planned = build.plan(&inputs, Wish::Target).await.map_err(Refused::into_error)?;
+    planned.warnings.sort_by_key(|warning| warning.place.as_ref().map(|(_, span)| span.start));
+    refuse_violations(&planned)?;
     let plan = build.refuse_missing(planned.plan, &inputs).await?;
     for warning in &planned.warnings {
         build.reporter.events.event(Event::Warning(Box::new(warning.clone())));
@@ -61,17 +60,6 @@ pub async fn build(
     let exported = unless_canceled(&cancel, exporting).await?;
     let Summary { ran_steps, cached_steps } = ran.summary;
     Ok(BuildResult { ran_steps, cached_steps, warnings: planned.warnings, ..exported })
-}
-
-/// See [`super::check`].
-pub async fn check(
-    store: Store,
-    request: BuildRequest,
-    events: Arc<dyn EventSink>,
-    cancel: watch::Receiver<bool>,
-) -> Result<Vec<Diagnostic>, BuildError> {
-    let (mut build, inputs) = Build::open(store, request, events, cancel).await?;
-    Ok(build.plan(&inputs, Wish::Every).await?.warnings)
 }
 
 /// Gives `work` up when the client wants to stop: for what starts no sandbox, and leaves nothing that can be seen when it ends
@@ -93,10 +81,10 @@ fn interrupted() -> BuildError {
 }
 
 /// What the phases of a build share.
-struct Build {
+pub(super) struct Build {
     store: Store,
     client: Arc<Client>,
-    reporter: Reporter,
+    pub(super) reporter: Reporter,
     request: BuildRequest,
     images: Images,
     /// What names stand for, and where that is written.
@@ -106,12 +94,42 @@ struct Build {
 }
 
 /// What the Dockerfile comes to.
-struct Planned {
+pub(super) struct Planned {
     plan: Joined,
-    /// Those that people want to read.
-    warnings: Vec<Diagnostic>,
+    /// What the target can be given; as for the warnings, the first platform speaks for all.
+    pub(super) outline: Outline,
+    /// Those that people want to read, in the order in which they were found.
+    pub(super) warnings: Vec<Diagnostic>,
     /// `# check=error=true`.
     errors_on_violation: bool,
+}
+
+impl Refused {
+    /// All of it in one report: a warning may be the reason for an error.
+    pub(super) fn into_error(self) -> BuildError {
+        let Refused { mut warnings, error } = self;
+        if error.kind == ErrorKind::Interrupted {
+            return error;
+        }
+        warnings.sort_by_key(|warning| warning.place.as_ref().map(|(_, span)| span.start));
+        BuildError { kind: error.kind, diagnostics: warnings.into_iter().chain(error.diagnostics).collect() }
+    }
+}
+
+impl Planned {
+    /// What the build is refused with when findings are errors and there are some.
+    pub(super) fn violation(&self) -> Option<String> {
+        let rules: BTreeSet<&str> = self.warnings.iter().filter_map(|warning| Some(warning.rule?.name)).collect();
+        let rules: Vec<&str> = rules.into_iter().collect();
+        (self.errors_on_violation && !rules.is_empty()).then(|| format!("lint violation found for rules: {}", rules.join(", ")))
+    }
+}
+
+/// Why it comes to nothing.
+pub(super) struct Refused {
+    /// Those that people want to read, in the order in which they were found.
+    pub(super) warnings: Vec<Diagnostic>,
+    pub(super) error: BuildError,
 }
 
 /// What running gave.
@@ -122,7 +140,7 @@ struct Ran {
 
 impl Build {
     /// Fetches and opens what the client brought.
-    async fn open(
+    pub(super) async fn open(
         store: Store,
         mut request: BuildRequest,
         events: Arc<dyn EventSink>,
@@ -156,27 +174,44 @@ impl Build {
     }
 
     /// Parses and lowers; resolves images on the way.
-    async fn plan(&mut self, inputs: &Inputs, stages: Wish) -> Result<Planned, BuildError> {
+    pub(super) async fn plan(&mut self, inputs: &Inputs, stages: Wish) -> Result<Planned, Refused> {
         let (dockerfile, mut found) = dockerfile::parse(&inputs.dockerfile);
-        fail_on_errors(&mut found)?;
         let variants = options(&self.request, inputs, stages);
-        let checks = plan::check_options(&dockerfile, &variants[0])
-            .map_err(|bad| BuildError { kind: ErrorKind::Usage, diagnostics: vec![*bad] })?;
-        let bases = self.resolve_images(&dockerfile, &variants).await?;
+        let checks = plan::check_options(&dockerfile, &variants[0]).map_err(|bad| Refused {
+            warnings: Vec::new(),
+            error: BuildError { kind: ErrorKind::Usage, diagnostics: vec![*bad] },
+        })?;
+        let result = self.lower(&dockerfile, &variants, &mut found).await;
+        found.retain(|warning| warning.severity == Severity::Warning && dockerfile.reports(warning, &checks));
+        let warnings = found;
+        match result {
+            Ok((plan, outline)) => Ok(Planned { plan, outline, warnings, errors_on_violation: checks.error }),
+            Err(error) => Err(Refused { warnings, error }),
+        }
+    }
+
+    /// Lowers the file, whose problems so far are in `found`; more are added.
+    async fn lower(
+        &mut self,
+        dockerfile: &Dockerfile,
+        variants: &[Options],
+        found: &mut Vec<Diagnostic>,
+    ) -> Result<(Joined, Outline), BuildError> {
+        fail_on_errors(found)?;
+        let bases = self.resolve_images(dockerfile, variants, found).await?;
         let mut plans = Vec::with_capacity(variants.len());
         for (number, options) in variants.iter().enumerate() {
-            let (lowered, mut more) = plan::lower(&dockerfile, options, &bases);
+            let (lowered, mut more) = plan::lower(dockerfile, options, &bases);
             // what people should know of the Dockerfile is told once, as BuildKit tells it: for the first platform
             more.retain(|diagnostic| number == 0 || diagnostic.severity == Severity::Error);
             found.extend(more);
-            fail_on_errors(&mut found)?;
+            fail_on_errors(found)?;
             plans.push(lowered.ok_or_else(|| internal("the plan has neither a result nor an error"))?);
         }
-        found.retain(|warning| dockerfile.reports(warning, &checks));
-        found.sort_by_key(|warning| warning.place.as_ref().map(|(_, span)| span.start));
+        let outline = plans[0].outline.clone();
         let plan = plan::join(plans, |op| self.lock.pin(op));
         self.refuse_unpinned(|| plan.steps.iter().filter_map(|index| lock::unpinned_step(plan.graph.step(*index))).collect())?;
-        Ok(Planned { plan, warnings: found, errors_on_violation: checks.error })
+        Ok((plan, outline))
     }
 
     /// Ends the build here if something that steps will ask for is not there.
@@ -192,14 +227,24 @@ impl Build {
     }
 
     /// Asks for images until the plans of all platforms want no more.
-    async fn resolve_images(&mut self, dockerfile: &Dockerfile, variants: &[Options]) -> Result<Bases, BuildError> {
+    async fn resolve_images(
+        &mut self,
+        dockerfile: &Dockerfile,
+        variants: &[Options],
+        found: &mut Vec<Diagnostic>,
+    ) -> Result<Bases, BuildError> {
         let mut bases = Bases::new();
         loop {
             let mut wanted: Vec<Wanted> = Vec::new();
             for options in variants {
-                let more = plan::wanted_images(dockerfile, options, &bases)
-                    .map_err(|diagnostics| BuildError { kind: ErrorKind::Usage, diagnostics })?;
-                wanted.extend(more);
+                match plan::wanted_images(dockerfile, options, &bases) {
+                    Ok(more) => wanted.extend(more),
+                    Err(diagnostics) => {
+                        found.extend(diagnostics);
+                        fail_on_errors(found)?;
+                        return Err(internal("no images can be asked for, but there is no error"));
+                    }
+                }
             }
             if wanted.is_empty() {
                 return Ok(bases);
@@ -242,6 +287,9 @@ impl Build {
             }
             errors.sort_by_key(|(number, _)| *number);
             if let Some((_, first)) = errors.first() {
+                // what is known without the images is worth knowing
+                let early = plan::lower(dockerfile, &variants[0], &Bases::new()).1;
+                found.extend(early.into_iter().filter(|finding| finding.rule.is_some_and(|rule| rule.pass < Pass::Bases)));
                 let kind = first.kind;
                 let diagnostics = errors.into_iter().flat_map(|(_, error)| error.diagnostics).collect();
                 return Err(BuildError { kind, diagnostics });
@@ -501,11 +549,12 @@ fn age(seconds: i64) -> String {
     }
 }
 
-fn fail_on_errors(diagnostics: &mut Vec<Diagnostic>) -> Result<(), BuildError> {
-    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-        let mut diagnostics = std::mem::take(diagnostics);
+/// Takes the errors out, in the order of the file, if there are any.
+fn fail_on_errors(found: &mut Vec<Diagnostic>) -> Result<(), BuildError> {
+    if found.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        let mut diagnostics: Vec<Diagnostic> =
+            found.extract_if(.., |diagnostic| diagnostic.severity == Severity::Error).collect();
         diagnostics.sort_by_key(|diagnostic| diagnostic.place.as_ref().map(|(_, span)| span.start));
-        diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
         let policy = diagnostics.iter().all(|diagnostic| diagnostic.code == "entitlement");
         return Err(BuildError { kind: if policy { ErrorKind::Policy } else { ErrorKind::Usage }, diagnostics });
     }
@@ -513,17 +562,12 @@ fn fail_on_errors(diagnostics: &mut Vec<Diagnostic>) -> Result<(), BuildError> {
 }
 
 /// `# check=error=true`: a finding of a build check fails the build before a step runs.
-fn refuse_violations(warnings: &[Diagnostic]) -> Result<(), BuildError> {
-    let rules: BTreeSet<&str> = warnings.iter().filter_map(Diagnostic::rule).collect();
-    if rules.is_empty() {
-        return Ok(());
-    }
-    let rules: Vec<&str> = rules.into_iter().collect();
-    let message = format!("lint violation found for rules: {}", rules.join(", "));
+fn refuse_violations(planned: &Planned) -> Result<(), BuildError> {
+    let Some(message) = planned.violation() else { return Ok(()) };
     let violation = Diagnostic::error_without_place("lint-violation", message)
         .note("the Dockerfile or a build argument says `check=error=true`")
         .help("mend what the warnings say, or leave a rule out: `# check=skip=Rule;error=true`");
-    let diagnostics = warnings.iter().cloned().chain([violation]).collect();
+    let diagnostics = planned.warnings.iter().cloned().chain([violation]).collect();
     Err(BuildError { kind: ErrorKind::Usage, diagnostics })
 }
 

@@ -7,11 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use crate::diagnostic::{Diagnostic, with_causes};
+use crate::diagnostic::{Diagnostic, Rule, Source, Span, with_causes};
 use crate::digest::Digest;
+pub use crate::dockerfile::From;
 use crate::event::EventSink;
 use crate::export::Form;
 use crate::graph::{Limits, Network};
+pub use crate::plan::{Argument, Credential, Outline};
 use crate::reference::{ImageRef, Platform};
 use crate::sandbox;
 use crate::store::Store;
@@ -25,6 +27,7 @@ pub use crate::worker::{Secret, SecretSource, SshAgent};
 pub mod archive;
 pub mod attest;
 mod build;
+mod calls;
 mod disk;
 pub mod images;
 pub mod import;
@@ -230,14 +233,66 @@ pub async fn build(
 /// documents are fetched.
 ///
 /// # Errors
-/// What a build would fail with before its first step.
+/// There is nothing to check: no Dockerfile could be read.
 pub async fn check(
     store: Store,
     request: BuildRequest,
     events: Arc<dyn EventSink>,
     cancel: watch::Receiver<bool>,
-) -> Result<Vec<Diagnostic>, BuildError> {
-    build::check(store, request, events, cancel).await
+) -> Result<Checked, BuildError> {
+    calls::check(store, request, events, cancel).await
+}
+
+/// What the target can be given, without running anything; the base images' documents are fetched.
+///
+/// # Errors
+/// What a build would fail with before its first step.
+pub async fn outline(
+    store: Store,
+    request: BuildRequest,
+    events: Arc<dyn EventSink>,
+    cancel: watch::Receiver<bool>,
+) -> Result<(Source, Outline), BuildError> {
+    calls::outline(store, request, events, cancel).await
+}
+
+/// The file and its stages. Nothing but the file is asked for.
+///
+/// # Errors
+/// What is wrong with the file's text.
+pub async fn targets(
+    store: Store,
+    request: BuildRequest,
+    events: Arc<dyn EventSink>,
+    cancel: watch::Receiver<bool>,
+) -> Result<(Source, Vec<From>), BuildError> {
+    calls::targets(store, request, events, cancel).await
+}
+
+/// What the build checks say about a file.
+#[derive(Debug)]
+pub struct Checked {
+    /// The file.
+    pub source: Source,
+    /// Findings of BuildKit's checks, in its order.
+    pub findings: Vec<Finding>,
+    /// What else a reader might want to mend.
+    pub warnings: Vec<Diagnostic>,
+    /// What a build would be refused with because of the findings: the file says `check=error=true`.
+    pub violation: Option<String>,
+    /// Why a build would fail before its first step.
+    pub error: Option<BuildError>,
+}
+
+/// What a build check found.
+#[derive(Debug)]
+pub struct Finding {
+    /// The check.
+    pub rule: &'static Rule,
+    /// What is wrong here.
+    pub detail: String,
+    /// Where, as the bytes of whole lines.
+    pub lines: Span,
 }
 
 /// Opens the store at `root`.

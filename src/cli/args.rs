@@ -264,7 +264,7 @@ pub struct BuildArgs {
     /// Only check the Dockerfile
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
     pub check: bool,
-    /// What to do: build, check
+    /// What to do: build, check, outline, targets, subrequests.describe; `,format=json` asks for JSON
     #[arg(long, value_name = "METHOD", default_value = "build")]
     pub call: String,
     /// Say in the image how it was made: true, false, mode=min, mode=max

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::builder::{self, BuildError, BuildResult, DISK_FULL};
 use crate::cli::args::BuildArgs;
+use crate::cli::call::{self, Call};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::metadata::ResultFiles;
@@ -33,8 +34,8 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
     for note in &order.notes {
         say(&format!("note: {note}\n"));
     }
-    if order.method == Method::Check {
-        return check(order, root.as_deref(), environment);
+    if let Method::Call(call) = order.method {
+        return answer(call, order, root.as_deref(), environment);
     }
     let files = ResultFiles::start(iidfile, metadata_file)?;
     builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
@@ -61,22 +62,24 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
     }
 }
 
-/// Prints what the build checks find, on stdout: it is the result.
-fn check(order: Order, root: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
+/// Answers a call on stdout: it is the result.
+fn answer(call: Call, order: Order, root: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     let store = open_store(root, environment)?;
     let console = Arc::new(Console::new(order.progress, environment.color));
     let Order { request, .. } = order;
-    let (result, signal) = drive(&console, |canceled| builder::check(store, request, console.clone(), canceled))?;
+    let (answer, signal) = drive(&console, |canceled| call::ask(call, store, request, console.clone(), canceled))?;
     console.finish_failed();
-    let warnings = result.map_err(|error| Failure::build(error, signal))?;
-    let end = match warnings.len() {
-        0 => "Check complete, no warnings found.".to_owned(),
-        1 => "Check complete, 1 warning has been found!".to_owned(),
-        count => format!("Check complete, {count} warnings have been found!"),
-    };
-    let set_off = if warnings.is_empty() { "" } else { "\n" };
-    print_result(&format!("{}{set_off}{end}", render_all(&warnings, environment.color)))?;
-    if warnings.is_empty() { Ok(()) } else { Err(Failure::check_failed()) }
+    let answer = answer.map_err(|error| Failure::build(error, signal))?;
+    std::io::stdout()
+        .lock()
+        .write_all(answer.text.as_bytes())
+        .map_err(|error| Failure::file("write to", Path::new("/dev/stdout"), &error))?;
+    say(&render_all(&answer.said, environment.color));
+    match (answer.error, answer.found) {
+        (Some(error), _) => Err(Failure::build(error, signal)),
+        (None, true) if !call.ignores_status => Err(Failure::check_failed()),
+        (None, _) => Ok(()),
+    }
 }
 
 /// Opens the store that the flag, the environment or the user's identity names.

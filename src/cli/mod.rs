@@ -16,7 +16,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::diagnostic::Diagnostic;
 
 pub mod args;
+mod base64;
 mod build;
+mod call;
 mod environment;
 pub mod failure;
 mod images;

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::builder::{Attestations, BuildRequest, ContextSource, DockerfileSource, Locking, NoCache};
 use crate::cli::args::{BuildArgs, ProgressMode};
+use crate::cli::call::Call;
 use crate::cli::environment::Environment;
 use crate::cli::values::{self, BadValue};
 use crate::diagnostic::Diagnostic;
@@ -17,8 +18,8 @@ use crate::reference::{ImageRef, Platform};
 pub enum Method {
     /// Build it.
     Build,
-    /// Report what the build checks find.
-    Check,
+    /// Tell something about it.
+    Call(Call),
 }
 
 /// What `croze build` was asked for, read and checked.
@@ -193,11 +194,12 @@ fn no_cache(all: bool, stages: Vec<String>) -> NoCache {
 }
 
 fn method(args: &BuildArgs, problems: &mut Problems) -> Method {
-    match (args.check, args.call.as_str()) {
-        (true, _) | (false, "check" | "lint") => Method::Check,
-        (false, "build" | "") => Method::Build,
-        (false, other) => {
-            problems.say("unavailable", format!("`--call={other}` is not available; `build` and `check` are"));
+    let text = if args.check { "check" } else { &args.call };
+    match Call::parse(text) {
+        Ok(Some(call)) => Method::Call(call),
+        Ok(None) => Method::Build,
+        Err(problem) => {
+            problems.0.push(problem);
             Method::Build
         }
     }
@@ -358,9 +360,11 @@ mod tests {
 
     #[test]
     fn checks_have_two_spellings() {
-        assert_eq!(accepted("--check .", &[]).method, Method::Check);
-        assert_eq!(accepted("--call=check .", &[]).method, Method::Check);
-        check_refused("--call=outline .", &["`--call=outline` is not available; `build` and `check` are"]);
+        let method = |line: &str| accepted(line, &[]).method;
+        assert_eq!(method("--check ."), method("--call=lint ."));
+        assert_ne!(method("--check ."), method("--call=outline ."));
+        assert_eq!(method("--call=build ."), Method::Build);
+        check_refused("--call=outlin .", &["`--call=outlin` is not known"]);
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 mod causes;
+mod quote;
 pub mod render;
 
 pub use causes::{causes, with_causes};
+pub use quote::quoted;
 
 /// A text with a name, shared by all that points into it.
 #[derive(Clone, PartialEq, Eq)]
@@ -114,6 +116,49 @@ pub enum Severity {
     Warning,
 }
 
+/// A build check: what all its findings have in common.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// `StageNameCasing`: what `# check=skip=` names.
+    pub name: &'static str,
+    /// What it asks for, in a sentence.
+    pub description: &'static str,
+    /// Its page in Docker's documentation, where there is one.
+    pub url: Option<&'static str>,
+    /// When BuildKit looks for it, which decides the order of its findings.
+    pub pass: Pass,
+    /// Whether it is silent until `# check=experimental=` names it.
+    pub experimental: bool,
+}
+
+/// The passes over a file in which BuildKit looks for findings, in its order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Pass {
+    /// Lines are joined.
+    Lines,
+    /// Each instruction is read.
+    Instructions,
+    /// The names of all stages are compared.
+    Names,
+    /// The spelling of all keywords is compared.
+    Casing,
+    /// Names of base images are tried with the defaults of their arguments alone.
+    Defaults,
+    /// `FROM` lines get the values of arguments.
+    Froms,
+    /// Base images are looked up.
+    Bases,
+    /// Instructions of the stages that count are carried out.
+    Steps,
+}
+
+impl Pass {
+    /// Whether a `# check=` comment above an instruction has a say; the other passes look at the whole file.
+    pub fn heeds_comments(self) -> bool {
+        matches!(self, Pass::Instructions | Pass::Froms | Pass::Steps)
+    }
+}
+
 /// A second place that a diagnostic points at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Label {
@@ -125,8 +170,8 @@ pub struct Label {
 
 /// One problem, with its place and what to try.
 ///
-/// `message` is lower case, names in backticks, no full stop. The rule name of a build check (`StageNameCasing`) or a
-/// short kebab-case word (`unknown-flag`) is the `code`: stable, for tests and tools.
+/// `message` is lower case, names in backticks, no full stop; that of a build check is BuildKit's own text. The rule name of a
+/// build check (`StageNameCasing`) or a short kebab-case word (`unknown-flag`) is the `code`: stable, for tests and tools.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Diagnostic {
     /// Error or warning.
@@ -145,6 +190,10 @@ pub struct Diagnostic {
     pub notes: Vec<String>,
     /// What to try (`= help: …`).
     pub helps: Vec<String>,
+    /// The build check that this is a finding of; `None` for all else.
+    pub rule: Option<&'static Rule>,
+    /// The lines that BuildKit reports, where they are not those of the instruction that `place` is in.
+    pub lines: Option<Span>,
 }
 
 impl Diagnostic {
@@ -159,7 +208,14 @@ impl Diagnostic {
             labels: Vec::new(),
             notes: Vec::new(),
             helps: Vec::new(),
+            rule: None,
+            lines: None,
         }
+    }
+
+    /// What a build check found; `message` is BuildKit's text for it.
+    pub fn finding(rule: &'static Rule, message: impl Into<String>, source: &Source, span: Span) -> Diagnostic {
+        Diagnostic { rule: Some(rule), ..Diagnostic::warning(rule.name, message, source, span) }
     }
 
     /// A warning at `span` of `source`.
@@ -200,11 +256,6 @@ impl Diagnostic {
         self
     }
 
-    /// The build check that this is a finding of, which `# check=skip=` may name; `None` for all else.
-    pub fn rule(&self) -> Option<&'static str> {
-        Some(self.code).filter(|code| code.starts_with(|c: char| c.is_ascii_uppercase()))
-    }
-
     /// Adds advice.
     #[must_use]
     pub fn help(mut self, text: impl Into<String>) -> Diagnostic {
@@ -218,14 +269,40 @@ impl Diagnostic {
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
-        .map(|candidate| (edit_distance(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .map(|candidate| (edit_distance(&word.to_lowercase(), &candidate.to_lowercase(), Swaps::AreOne), candidate))
         .filter(|(distance, candidate)| *distance < 3 && *distance < word.len().max(1) && *distance < candidate.len().max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
 
+/// The candidate that BuildKit suggests for `word`: the first of the nearest that are at most two insertions, deletions or
+/// substitutions away. An exact match means that the word was not the trouble.
+pub fn suggestion<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let mut best = None;
+    let mut least = 3;
+    for candidate in candidates {
+        if candidate == word {
+            return None;
+        }
+        let distance = edit_distance(word, candidate, Swaps::AreTwo);
+        if distance < least {
+            (best, least) = (Some(candidate), distance);
+        }
+    }
+    best
+}
+
+/// What a swap of neighbours costs.
+#[derive(Clone, Copy, PartialEq)]
+enum Swaps {
+    /// As much as one insertion: people think of it as one slip.
+    AreOne,
+    /// A deletion and an insertion.
+    AreTwo,
+}
+
 /// Insertions, deletions, substitutions and swaps of neighbours (optimal string alignment).
-fn edit_distance(left: &str, right: &str) -> usize {
+fn edit_distance(left: &str, right: &str, swaps: Swaps) -> usize {
     let left: Vec<char> = left.chars().collect();
     let right: Vec<char> = right.chars().collect();
     let mut rows = vec![vec![0; right.len() + 1]; left.len() + 1];
@@ -237,7 +314,7 @@ fn edit_distance(left: &str, right: &str) -> usize {
         for j in 1..=right.len() {
             let same = left[i - 1] == right[j - 1];
             let mut best = (rows[i - 1][j - 1] + usize::from(!same)).min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1] {
+            if swaps == Swaps::AreOne && i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1] {
                 best = best.min(rows[i - 2][j - 2] + 1);
             }
             rows[i][j] = best;
@@ -265,5 +342,14 @@ mod tests {
         assert_eq!(nearest("chwon", ["chmod", "chown"]), Some("chown"));
         assert_eq!(nearest("x", ["y"]), None);
         assert_eq!(nearest("frobnicate", ["RUN"]), None);
+    }
+
+    #[test]
+    fn suggestions_are_buildkits() {
+        assert_eq!(suggestion("foo", ["bar", "fob", "fo"]), Some("fob"));
+        assert_eq!(suggestion("PTAH", ["PATH"]), Some("PATH"));
+        assert_eq!(suggestion("path", ["PATH"]), None);
+        assert_eq!(suggestion("foo", ["fob", "foo"]), None);
+        assert_eq!(suggestion("a", ["b"]), Some("b"));
     }
 }

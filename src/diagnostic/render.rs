@@ -44,8 +44,8 @@ pub fn render(diagnostic: &Diagnostic, color: Color) -> String {
     let notes: Vec<String> = diagnostic.notes.iter().map(|note| printable(note)).collect();
     let helps: Vec<String> = diagnostic.helps.iter().map(|help| printable(help)).collect();
     let mut title = level.primary_title(message.as_str());
-    if let Some(rule) = diagnostic.rule() {
-        title = title.id(rule);
+    if let Some(rule) = diagnostic.rule {
+        title = title.id(rule.name);
     }
     let mut group = Group::with_title(title);
     if let Some((source, span)) = &diagnostic.place {
@@ -67,6 +67,9 @@ pub fn render(diagnostic: &Diagnostic, color: Color) -> String {
     }
     for help in &helps {
         group = group.element(Level::HELP.message(help.as_str()));
+    }
+    if let Some(url) = diagnostic.rule.and_then(|rule| rule.url) {
+        group = group.element(Level::NOTE.message(url));
     }
     let renderer = match color {
         Color::Never => Renderer::plain(),
@@ -106,11 +109,11 @@ mod tests {
     #[test]
     fn blocks_are_set_off() {
         let source = Source::new("Dockerfile", "FROM a AS B\n");
-        let block = Diagnostic::warning("StageNameCasing", "odd", &source, Span::new(10, 11));
+        let block = Diagnostic::warning("odd", "odd", &source, Span::new(10, 11));
         let line = Diagnostic::error_without_place("x", "wrong");
         assert_eq!(
             render_all([&line, &line, &block, &line], Color::Never),
-            "error: wrong\nerror: wrong\n\nwarning[StageNameCasing]: odd\n --> Dockerfile:1:11\n  |\n1 | FROM a AS B\n  |           ^\n\nerror: wrong\n"
+            "error: wrong\nerror: wrong\n\nwarning: odd\n --> Dockerfile:1:11\n  |\n1 | FROM a AS B\n  |           ^\n\nerror: wrong\n"
         );
     }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::check::Skipped;
-use crate::diagnostic::{Source, Span, Spanned};
+use super::check::Options;
+use super::rules;
+use crate::diagnostic::{Diagnostic, Rule, Severity, Source, Span, Spanned};
 
 /// A raw word of the text: quotes and variables are still in it, `expand` takes them out.
 pub type Word = Spanned<String>;
@@ -19,8 +20,52 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// In order of appearance; at least one when there were no errors.
     pub stages: Vec<Stage>,
-    /// Checks that comments of the form `# check=skip=…` leave out for the instruction below them.
-    pub skips: Vec<(Span, Skipped)>,
+    /// What comments of the form `# check=…` say about the instruction below them, in order, with its lines.
+    pub checks: Vec<(Span, Options)>,
+}
+
+impl Dockerfile {
+    /// Whether people want to read this: errors always, warnings unless `options` or a comment above their instruction skip
+    /// them.
+    pub fn reports(&self, diagnostic: &Diagnostic, options: &Options) -> bool {
+        if diagnostic.severity == Severity::Error {
+            return true;
+        }
+        let place = diagnostic.place.as_ref().filter(|(source, _)| *source == self.source).map(|(_, span)| *span);
+        match diagnostic.rule {
+            Some(rule) => self.wants(rule, place.filter(|_| rules::heeds_comments(rule)), options),
+            None => {
+                let here = place.and_then(|place| self.checks_at(place));
+                !options.skipped.contains(diagnostic.code) && !here.is_some_and(|here| here.skipped.contains(diagnostic.code))
+            }
+        }
+    }
+
+    /// Whether `rule` is to be looked for at the instruction at `place`; `None` stands for the whole file.
+    pub fn wants(&self, rule: &Rule, place: Option<Span>, options: &Options) -> bool {
+        let here = place.and_then(|place| self.checks_at(place));
+        match (rule.experimental, here) {
+            (_, None) => options.wants(rule),
+            (false, Some(here)) => options.wants(rule) && here.wants(rule),
+            (true, Some(here)) => options.wants(rule) || here.wants(rule),
+        }
+    }
+
+    /// All lines of the instruction that `place` is in.
+    pub fn lines_at(&self, place: Span) -> Option<Span> {
+        let covers = |lines: &Span| lines.start <= place.start && place.start <= lines.end;
+        let stage = self.stages.partition_point(|stage| stage.from.lines.start <= place.start).checked_sub(1);
+        let (first, instructions) = match stage.and_then(|stage| self.stages.get(stage)) {
+            Some(stage) => (Some(stage.from.lines), &stage.instructions),
+            None => (None, &self.global_args),
+        };
+        first.into_iter().chain(instructions.iter().map(|instruction| instruction.lines)).find(covers)
+    }
+
+    fn checks_at(&self, place: Span) -> Option<&Options> {
+        let (lines, options) = &self.checks[self.checks.partition_point(|(lines, _)| lines.end < place.start)..].first()?;
+        (lines.start <= place.start).then_some(options)
+    }
 }
 
 /// `# syntax=`, `# escape=`, `# check=`.
@@ -54,8 +99,12 @@ pub struct From {
     pub name: Option<Spanned<String>>,
     /// The whole instruction.
     pub span: Span,
+    /// All lines that it was read from, comments and empty lines inside it included.
+    pub lines: Span,
     /// One line as progress shows it (continuations joined), such as `FROM busybox AS build`.
     pub text: String,
+    /// What a comment above it says about the stage: `# NAME description`.
+    pub description: Option<String>,
 }
 
 /// One Dockerfile statement.
@@ -65,6 +114,8 @@ pub struct Instruction {
     pub kind: InstructionKind,
     /// All of it, heredoc bodies included.
     pub span: Span,
+    /// All lines that it was read from, comments and empty lines inside it included.
+    pub lines: Span,
     /// One line as progress shows it: original spelling, continuations joined, comments dropped, no heredoc bodies.
     pub text: String,
 }
@@ -117,6 +168,8 @@ pub struct ArgDeclaration {
     pub default: Option<Word>,
     /// `NAME=DEFAULT` as written.
     pub span: Span,
+    /// What a comment above the instruction says about it: `# NAME description`.
+    pub description: Option<String>,
 }
 
 /// `KEY=VALUE` of `ENV` or `LABEL`, both still to expand.

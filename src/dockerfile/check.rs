@@ -1,46 +1,36 @@
 //! Options of build checks: `# check=skip=A,B;error=true`, for a file or above one instruction.
 
-use super::ast::Dockerfile;
-use crate::diagnostic::{Diagnostic, Severity, Source, Span, Spanned};
+use crate::diagnostic::{Diagnostic, Rule, Source, Span, Spanned};
 
 /// How options are written, as advice.
 pub const HELP: &str = "it reads `skip=Rule,Rule;error=true;experimental=Rule`";
 
-/// Which rules are left out.
+/// Which rules are spoken of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Skipped {
+pub enum Rules {
     /// None of them.
     #[default]
     Nothing,
     /// These.
-    Rules(Vec<String>),
+    These(Vec<String>),
     /// All of them.
     All,
 }
 
-impl Skipped {
-    /// Whether the rule is left out.
+impl Rules {
+    /// Whether the rule is among them.
     pub fn contains(&self, rule: &str) -> bool {
         match self {
-            Skipped::Nothing => false,
-            Skipped::Rules(rules) => rules.iter().any(|skipped| skipped == rule),
-            Skipped::All => true,
+            Rules::Nothing => false,
+            Rules::These(rules) => rules.iter().any(|named| named == rule),
+            Rules::All => true,
         }
     }
 
-    /// What the comments above one instruction leave out for it; a broken option is no option.
-    pub(super) fn from_comments(comments: &[Spanned<String>]) -> Skipped {
-        let value = comments.iter().find_map(|comment| {
-            let (key, value) = comment.value.split_once('=')?;
-            key.trim().eq_ignore_ascii_case("check").then(|| value.trim().split(' ').next().unwrap_or_default())
-        });
-        value.and_then(|value| Options::from_text(value).ok()).unwrap_or_default().skipped
-    }
-
-    fn parse(value: &str) -> Skipped {
+    fn parse(value: &str) -> Rules {
         match value {
-            "all" => Skipped::All,
-            rules => Skipped::Rules(rules.split(',').map(|rule| rule.trim().to_owned()).collect()),
+            "all" => Rules::All,
+            rules => Rules::These(rules.split(',').map(|rule| rule.trim().to_owned()).collect()),
         }
     }
 }
@@ -49,9 +39,9 @@ impl Skipped {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Rules that are not reported.
-    pub skipped: Skipped,
+    pub skipped: Rules,
     /// Experimental rules that are.
-    pub experimental: Skipped,
+    pub experimental: Rules,
     /// Whether a violation fails the build.
     pub error: bool,
 }
@@ -65,6 +55,20 @@ pub struct BadOption {
 }
 
 impl Options {
+    /// What the comments above one instruction say; a broken option is no option.
+    pub(super) fn from_comments(comments: &[Spanned<String>]) -> Options {
+        let value = comments.iter().find_map(|comment| {
+            let (key, value) = comment.value.split_once('=')?;
+            key.trim().eq_ignore_ascii_case("check").then(|| value.trim().split(' ').next().unwrap_or_default())
+        });
+        value.and_then(|value| Options::from_text(value).ok()).unwrap_or_default()
+    }
+
+    /// Whether findings of the rule are wanted, by these options alone.
+    pub(super) fn wants(&self, rule: &Rule) -> bool {
+        if rule.experimental { self.experimental.contains(rule.name) } else { !self.skipped.contains(rule.name) }
+    }
+
     /// Reads `skip=A,B;error=true;experimental=all`; empty text has no options.
     ///
     /// # Errors
@@ -80,8 +84,8 @@ impl Options {
             let (key, value) = part.split_once('=').ok_or_else(bad)?;
             let value = value.trim();
             match key.trim() {
-                "skip" => options.skipped = Skipped::parse(value),
-                "experimental" => options.experimental = Skipped::parse(value),
+                "skip" => options.skipped = Rules::parse(value),
+                "experimental" => options.experimental = Rules::parse(value),
                 "error" => options.error = parse_bool(value).ok_or_else(bad)?,
                 _ => return Err(bad()),
             }
@@ -99,21 +103,6 @@ impl Options {
             let span = Span::new(start, start + bad.option.len());
             Diagnostic::error("check-option", bad.to_string(), source, span).help(HELP)
         })
-    }
-}
-
-impl Dockerfile {
-    /// Whether people want to read this: errors always, warnings unless `options` or a comment above their instruction skip
-    /// them.
-    pub fn reports(&self, diagnostic: &Diagnostic, options: &Options) -> bool {
-        let is_skipped_here = || {
-            let (source, span) = diagnostic.place.as_ref()?;
-            let covers = |(instruction, _): &&(Span, Skipped)| instruction.start <= span.start && span.start <= instruction.end;
-            let (_, skipped) = self.skips.iter().filter(|_| *source == self.source).find(covers)?;
-            Some(skipped.contains(diagnostic.code))
-        };
-        diagnostic.severity == Severity::Error
-            || !(options.skipped.contains(diagnostic.code) || is_skipped_here().unwrap_or(false))
     }
 }
 
@@ -147,9 +136,9 @@ mod tests {
 
     #[test]
     fn a_comment_speaks_for_its_instruction() {
-        let comments = |text: &str| Skipped::from_comments(&[Spanned::new(text.to_owned(), Span::new(0, 0))]);
+        let comments = |text: &str| Options::from_comments(&[Spanned::new(text.to_owned(), Span::new(0, 0))]).skipped;
         assert!(comments("check=skip=A").contains("A"));
-        assert_eq!(comments("check=skop=A"), Skipped::Nothing);
-        assert_eq!(comments("check this"), Skipped::Nothing);
+        assert_eq!(comments("check=skop=A"), Rules::Nothing);
+        assert_eq!(comments("check this"), Rules::Nothing);
     }
 }

@@ -12,7 +12,8 @@ use super::keyword::Keyword;
 use super::lines::Text;
 use super::mount;
 use super::onbuild;
-use super::words::{self, QuotedWord, Statement, blank_separated, quoted_words};
+use super::rules;
+use super::words::{QuotedWord, Statement, blank_separated, quoted_words};
 use crate::diagnostic::{Diagnostic, Source, Span, Spanned, nearest};
 
 /// What all parsers of instructions share.
@@ -65,8 +66,8 @@ pub(super) fn parse(parsed: Parsed<'_>, cx: &mut Context<'_>) -> Option<Instruct
         Keyword::Expose => expose(name, args, cx).map(InstructionKind::Expose),
         Keyword::Maintainer => {
             let author = exactly_one(keyword, name, args, cx)?;
-            let warning =
-                Diagnostic::warning("MaintainerDeprecated", "`MAINTAINER` is deprecated in favor of a label", cx.source, name);
+            let message = "Maintainer instruction is deprecated in favor of using label";
+            let warning = Diagnostic::finding(&rules::MAINTAINER_DEPRECATED, message, cx.source, name);
             cx.report(warning.help(format!("LABEL org.opencontainers.image.authors={:?}", author.value)));
             Some(InstructionKind::Maintainer(author.value))
         }
@@ -269,13 +270,18 @@ fn arguments(name: Span, args: Text<'_>, cx: &mut Context<'_>) -> Option<Vec<Arg
 
 fn declaration(word: &QuotedWord<'_>, cx: &mut Context<'_>) -> Option<ArgDeclaration> {
     let Some((key, value)) = split_pair(word) else {
-        return Some(ArgDeclaration { name: arg_name(word.spanned(), cx)?, default: None, span: word.written.span() });
+        return Some(ArgDeclaration {
+            name: arg_name(word.spanned(), cx)?,
+            default: None,
+            span: word.written.span(),
+            description: None,
+        });
     };
     if key.value.is_empty() {
         blank_name(Keyword::Arg, word, cx);
         return None;
     }
-    Some(ArgDeclaration { name: arg_name(key, cx)?, default: Some(value), span: word.written.span() })
+    Some(ArgDeclaration { name: arg_name(key, cx)?, default: Some(value), span: word.written.span(), description: None })
 }
 
 /// The name of an ARG without quotes and escapes; a name with variables in it is taken as written.
@@ -349,18 +355,6 @@ fn legacy_pair(keyword: Keyword, args: Text<'_>, cx: &mut Context<'_>) -> Option
         cx.report(diagnostic.help(format!("{keyword} {}=value", key.as_str())));
         return None;
     };
-    let fixed = if words::has_blank(value.as_str()) {
-        format!("{}=\"{}\"", key.as_str(), value.as_str())
-    } else {
-        format!("{}={}", key.as_str(), value.as_str())
-    };
-    let warning = Diagnostic::warning(
-        "LegacyKeyValueFormat",
-        format!("`{keyword} key=value` should be used instead of legacy `{keyword} key value` format"),
-        cx.source,
-        args.span(),
-    );
-    cx.report(warning.help(format!("{keyword} {fixed}")));
     Some(Pair { key: key.spanned(), value: value.spanned(), legacy: true })
 }
 
@@ -370,29 +364,7 @@ fn expose(name: Span, args: Text<'_>, cx: &mut Context<'_>) -> Option<Vec<Spanne
         at_least_one(Keyword::Expose, name, cx);
         return None;
     }
-    for word in &words {
-        check_port(word, cx);
-    }
     Some(words)
-}
-
-/// The checks of a port that needs no expansion; whether it is a port at all is judged after expansion, by `plan`.
-fn check_port(word: &Spanned<String>, cx: &mut Context<'_>) {
-    if !expand::is_plain(&word.value, cx.escape) {
-        return;
-    }
-    if let Some((_, protocol)) = word.value.split_once('/')
-        && protocol.chars().any(char::is_uppercase)
-    {
-        let message = format!("defined protocol `{}` for `EXPOSE` should be lowercase", word.value);
-        let warning = Diagnostic::warning("ExposeProtoCasing", message, cx.source, word.span);
-        cx.report(warning.help(format!("EXPOSE {}", word.value.to_lowercase())));
-    }
-    if let Some((_, port)) = word.value.rsplit_once(':') {
-        let message = format!("`EXPOSE` should not define an IP address or host-port mapping, found `{}`", word.value);
-        let warning = Diagnostic::warning("ExposeInvalidFormat", message, cx.source, word.span);
-        cx.report(warning.help(format!("EXPOSE {port}")));
-    }
 }
 
 fn shell(name: Span, args: Text<'_>, cx: &mut Context<'_>) -> Option<Vec<String>> {

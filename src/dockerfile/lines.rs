@@ -101,8 +101,12 @@ pub(super) fn is_blank(c: char) -> bool {
 #[derive(Debug)]
 pub(super) struct Logical {
     pub(super) line: Line,
-    /// Lines of blanks inside the continuation; each span covers the line, without its newline.
-    pub(super) empty_continuations: Vec<Span>,
+    /// All its lines, comments and empty ones inside it included, without the last newline.
+    pub(super) lines: Span,
+    /// The last of them.
+    pub(super) last_line: Span,
+    /// The first line of blanks inside the continuation, without its newline.
+    pub(super) empty_continuation: Option<Span>,
     /// Comments of the lines above that belong to it, `#` removed, blanks around them removed.
     pub(super) comments: Vec<Spanned<String>>,
 }
@@ -130,8 +134,17 @@ struct Physical<'a> {
 }
 
 impl<'a> Physical<'a> {
+    fn is_comment(self) -> bool {
+        self.text.trim_start().starts_with('#')
+    }
+
+    /// The words of a comment. BuildKit drops the line's first character: the `#`, or the first blank of an indented one.
     fn comment(self) -> Option<&'a str> {
-        self.text.trim_start().strip_prefix('#')
+        self.is_comment().then(|| {
+            let mut chars = self.text.chars();
+            chars.next();
+            chars.as_str().trim()
+        })
     }
 
     fn is_empty(self) -> bool {
@@ -160,29 +173,32 @@ impl<'a> LineReader<'a> {
         let mut comments = Vec::new();
         let first = loop {
             let line = self.next_physical()?;
-            match line.comment().map(str::trim) {
+            match line.comment() {
                 Some("") => comments.clear(),
                 Some(comment) => comments.push(line.part(comment)),
                 None if line.is_empty() => {}
                 None => break line,
             }
         };
-        let mut logical = Logical { line: Line::new(), empty_continuations: Vec::new(), comments };
+        let lines = first.span();
+        let mut logical = Logical { line: Line::new(), lines, last_line: lines, empty_continuation: None, comments };
         let indent = first.text.len() - first.text.trim_start().len();
         let (mut text, mut continues) = self.strip_continuation(&first.text[indent..]);
         logical.line.push(text, first.start + indent);
         while continues {
             let Some(next) = self.next_physical() else { break };
-            if next.comment().is_some() {
+            logical.last_line = next.span();
+            if next.is_comment() {
                 continue;
             }
             if next.is_empty() {
-                logical.empty_continuations.push(next.span());
+                logical.empty_continuation.get_or_insert(next.span());
                 continue;
             }
             (text, continues) = self.strip_continuation(next.text);
             logical.line.push(text, next.start);
         }
+        logical.lines.end = logical.last_line.end;
         Some(logical)
     }
 
@@ -285,10 +301,10 @@ mod tests {
 
     #[test]
     fn comments_above_belong_to_the_instruction() {
-        let source = Source::new("Dockerfile", "# old\n#\n# one\n\n#two\nRUN a");
+        let source = Source::new("Dockerfile", "# old\n#\n# one\n\n#two\n  # three\nRUN a");
         let logical = LineReader::new(&source, 0, '\\').next_logical().expect("one line");
         let comments: Vec<&str> = logical.comments.iter().map(|comment| comment.value.as_str()).collect();
-        assert_eq!(comments, ["one", "two"]);
+        assert_eq!(comments, ["one", "two", "# three"]);
         assert!(logical.comments.iter().all(|comment| source.text()[comment.span.range()] == comment.value));
     }
 

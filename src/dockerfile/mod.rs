@@ -1,8 +1,8 @@
 //! The Dockerfile language: text to instructions with spans, variable expansion in words, ignore files.
 //!
 //! Owns: the grammar (directives, continuations, heredocs, flags, JSON and shell forms), [`expand`] (variables and quotes
-//! in one word), [`mount`] (the options of `RUN --mount`), [`ignore`] (`.dockerignore` patterns), [`check`] (options of
-//! build checks).
+//! in one word), [`mount`] (the options of `RUN --mount`), [`ignore`] (`.dockerignore` patterns), [`rules`] (the build checks)
+//! and [`check`] (their options).
 //! In:   a [`Source`](crate::diagnostic::Source).
 //! Out:  [`Dockerfile`] and diagnostics; all problems of a file at once.
 //! Spec: the Dockerfile reference; where behaviour and reference differ, BuildKit's behaviour.
@@ -14,7 +14,9 @@ pub mod duration;
 pub mod expand;
 pub mod ignore;
 pub mod mount;
+pub mod rules;
 
+mod comments;
 mod directives;
 mod flags;
 mod glob;

@@ -2,11 +2,13 @@
 
 use super::ast::{Dockerfile, Heredoc, Instruction, InstructionKind, Stage};
 use super::check;
+use super::comments;
 use super::directives;
 use super::heredoc;
 use super::instruction::{self, Context, Parsed};
 use super::keyword::Keyword;
 use super::lines::{LineReader, Logical, MAX_LINE_BYTES};
+use super::rules;
 use super::stage;
 use super::words::{self, Statement};
 use crate::diagnostic::{Diagnostic, Severity, Source, Span, Spanned};
@@ -32,7 +34,7 @@ pub fn parse(source: &Source) -> (Dockerfile, Vec<Diagnostic>) {
         directives: top.directives,
         global_args: parser.global_args,
         stages: parser.stages,
-        skips: parser.skips,
+        checks: parser.checks,
     };
     (dockerfile, diagnostics)
 }
@@ -72,7 +74,7 @@ struct Parser<'a> {
     diagnostics: Vec<Diagnostic>,
     global_args: Vec<Instruction>,
     stages: Vec<Stage>,
-    skips: Vec<(Span, check::Skipped)>,
+    checks: Vec<(Span, check::Options)>,
     /// Keywords as spelled, without those before the first stage.
     keywords: Vec<Spanned<String>>,
     instructions: usize,
@@ -96,7 +98,7 @@ impl<'a> Parser<'a> {
             diagnostics: Vec::new(),
             global_args: Vec::new(),
             stages: Vec::new(),
-            skips: Vec::new(),
+            checks: Vec::new(),
             keywords: Vec::new(),
             instructions: 0,
             blamed_missing_stage: false,
@@ -135,11 +137,11 @@ impl<'a> Parser<'a> {
 
     /// Reads a line, and the heredoc bodies below it.
     fn instruction(&mut self, logical: Logical) -> Option<Read> {
-        for empty in &logical.empty_continuations {
-            self.diagnostics.push(
-                Diagnostic::warning("NoEmptyContinuation", "empty continuation line", self.source, *empty)
-                    .help("remove the line, or begin it with `#`"),
-            );
+        if let Some(empty) = logical.empty_continuation {
+            let finding = Diagnostic::finding(&rules::NO_EMPTY_CONTINUATION, "Empty continuation line", self.source, empty);
+            let finding = finding.help("remove the line, or begin it with `#`");
+            // BuildKit names the last line of the instruction, whichever was empty
+            self.diagnostics.push(Diagnostic { lines: Some(logical.last_line), ..finding });
         }
         let text = logical.line.text();
         let statement = words::statement(text, self.escape);
@@ -152,14 +154,14 @@ impl<'a> Parser<'a> {
             }
             Some(Keyword::From) => {
                 let mut cx = Context { source: self.source, escape: self.escape, diagnostics: &mut self.diagnostics };
-                Some(Read::From(stage::parse(statement, text.span(), &mut cx)))
+                Some(Read::From(stage::parse(statement, logical.lines, &logical.comments, &mut cx)))
             }
-            Some(keyword) => self.ordinary(keyword, statement),
+            Some(keyword) => self.ordinary(keyword, statement, &logical),
         };
         let read = self.with_comments(read, &logical.comments);
-        let skipped = check::Skipped::from_comments(&logical.comments);
-        if skipped != check::Skipped::Nothing {
-            self.skips.push((text.span(), skipped));
+        let checks = check::Options::from_comments(&logical.comments);
+        if checks != check::Options::default() {
+            self.checks.push((logical.lines, checks));
         }
         read
     }
@@ -178,13 +180,17 @@ impl<'a> Parser<'a> {
         read
     }
 
-    fn ordinary(&mut self, keyword: Keyword, statement: Statement<'_>) -> Option<Read> {
+    fn ordinary(&mut self, keyword: Keyword, statement: Statement<'_>, logical: &Logical) -> Option<Read> {
         let text = statement.text;
         let (heredocs, end) = self.heredocs(keyword, &statement);
         let mut cx = Context { source: self.source, escape: self.escape, diagnostics: &mut self.diagnostics };
-        let kind = instruction::parse(Parsed { keyword, statement, heredocs }, &mut cx)?;
+        let mut kind = instruction::parse(Parsed { keyword, statement, heredocs }, &mut cx)?;
+        if let InstructionKind::Arg(declarations) = &mut kind {
+            comments::describe_arguments(declarations, &logical.comments, text.span(), &mut cx);
+        }
         let span = Span::new(text.span().start, end.max(text.span().end));
-        Some(Read::Instruction(Instruction { kind, span, text: text.as_str().to_owned() }))
+        let lines = Span::new(logical.lines.start, end.max(logical.lines.end));
+        Some(Read::Instruction(Instruction { kind, span, lines, text: text.as_str().to_owned() }))
     }
 
     fn unknown(&mut self, statement: &Statement<'_>) {
@@ -261,7 +267,9 @@ impl<'a> Parser<'a> {
         }
         let mut cx = Context { source: self.source, escape: self.escape, diagnostics: &mut self.diagnostics };
         stage::check_names(&self.stages, &mut cx);
-        stage::check_casing(&self.keywords, &mut cx);
+        if !has_errors {
+            stage::check_casing(&self.keywords, &mut cx);
+        }
     }
 }
 
@@ -302,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_comment_skips_a_check_for_one_instruction() {
-        let source = Source::new("Dockerfile", "FROM a\n# check=skip=LegacyKeyValueFormat\nENV a b\nENV c d\n");
+        let source = Source::new("Dockerfile", "FROM a\n# check=skip=MaintainerDeprecated\nMAINTAINER a\nMAINTAINER b\n");
         let (dockerfile, diagnostics) = parse(&source);
         let reported = |diagnostic: &&Diagnostic| dockerfile.reports(diagnostic, &check::Options::default());
         let lines = diagnostics.iter().filter(reported).filter_map(|diagnostic| diagnostic.place.as_ref());

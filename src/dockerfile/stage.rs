@@ -3,23 +3,26 @@
 use std::collections::HashMap;
 
 use super::ast::{From, Stage};
+use super::comments;
 use super::flags::Flags;
 use super::instruction::Context;
 use super::keyword::Keyword;
 use super::lines::Text;
+use super::rules;
 use super::words::{Statement, blank_separated};
-use crate::diagnostic::{Diagnostic, Span, Spanned};
+use crate::diagnostic::{Diagnostic, Span, Spanned, quoted};
 
 /// Reads a `FROM`. Also a broken one begins a stage, so that what follows it is not blamed for having none.
-pub(super) fn parse(statement: Statement<'_>, span: Span, cx: &mut Context<'_>) -> From {
+pub(super) fn parse(statement: Statement<'_>, lines: Span, comments: &[Spanned<String>], cx: &mut Context<'_>) -> From {
     let Statement { name, flags, args, text } = statement;
     let mut flags = Flags::check(flags, Keyword::From, cx.source, cx.diagnostics);
     let words = blank_separated(args);
     let stage_name = match words.as_slice() {
         [_] => None,
         [_, keyword, stage] if keyword.as_str().eq_ignore_ascii_case("as") => {
+            let stage = stage_name(*stage, cx);
             check_as(name, *keyword, cx);
-            stage_name(*stage, cx)
+            stage
         }
         _ => {
             let place = if words.is_empty() { name.span() } else { args.span() };
@@ -30,7 +33,12 @@ pub(super) fn parse(statement: Statement<'_>, span: Span, cx: &mut Context<'_>) 
         }
     };
     let base = words.first().copied().unwrap_or(args).spanned();
-    From { base, platform: flags.text("platform"), name: stage_name, span, text: text.as_str().to_owned() }
+    let span = text.span();
+    let description = stage_name.as_ref().and_then(|name| {
+        comments::check("FROM", &[&name.value], comments, span, cx);
+        comments::description(comments, &name.value)
+    });
+    From { base, platform: flags.text("platform"), name: stage_name, span, lines, text: text.as_str().to_owned(), description }
 }
 
 /// Names of stages that collide with each other or with what COPY understands already.
@@ -38,12 +46,12 @@ pub(super) fn check_names(stages: &[Stage], cx: &mut Context<'_>) {
     let mut seen: HashMap<&str, Span> = HashMap::new();
     for name in stages.iter().filter_map(|stage| stage.from.name.as_ref()) {
         if matches!(name.value.as_str(), "context" | "scratch") {
-            let message = format!("stage name should not use the same name as reserved stage `{}`", name.value);
-            cx.report(Diagnostic::warning("ReservedStageName", message, cx.source, name.span));
+            let message = format!("Stage name should not use the same name as reserved stage {}", quoted(&name.value));
+            cx.report(Diagnostic::finding(&rules::RESERVED_STAGE_NAME, message, cx.source, name.span));
         }
         if let Some(first) = seen.get(name.value.as_str()) {
-            let message = format!("duplicate stage name `{}`, stage names should be unique", name.value);
-            let warning = Diagnostic::warning("DuplicateStageName", message, cx.source, name.span);
+            let message = format!("Duplicate stage name {}, stage names should be unique", quoted(&name.value));
+            let warning = Diagnostic::finding(&rules::DUPLICATE_STAGE_NAME, message, cx.source, name.span);
             cx.report(warning.also(*first, "first used here"));
         }
         seen.entry(&name.value).or_insert(name.span);
@@ -61,8 +69,8 @@ fn stage_name(written: Text<'_>, cx: &mut Context<'_>) -> Option<Spanned<String>
         return None;
     }
     if lower != written.as_str() {
-        let message = format!("stage name `{}` should be lowercase", written.as_str());
-        let warning = Diagnostic::warning("StageNameCasing", message, cx.source, written.span());
+        let message = format!("Stage name '{}' should be lowercase", written.as_str());
+        let warning = Diagnostic::finding(&rules::STAGE_NAME_CASING, message, cx.source, written.span());
         cx.report(warning.help(format!("it is known as `{lower}`")));
     }
     Some(Spanned::new(lower, written.span()))
@@ -75,8 +83,9 @@ fn check_as(from: Text<'_>, keyword: Text<'_>, cx: &mut Context<'_>) {
         None => return,
     };
     if keyword.as_str() != fitting {
-        let message = format!("`{}` and `{}` keywords' casing do not match", keyword.as_str(), from.as_str());
-        cx.report(Diagnostic::warning("FromAsCasing", message, cx.source, keyword.span()).help(format!("write `{fitting}`")));
+        let message = format!("'{}' and '{}' keywords' casing do not match", keyword.as_str(), from.as_str());
+        let finding = Diagnostic::finding(&rules::FROM_AS_CASING, message, cx.source, keyword.span());
+        cx.report(finding.help(format!("write `{fitting}`")));
     }
 }
 
@@ -106,7 +115,7 @@ pub(super) fn check_casing(names: &[Spanned<String>], cx: &mut Context<'_>) {
     let (majority, described) =
         if count(Casing::Lower) > count(Casing::Upper) { (Casing::Lower, "lowercase") } else { (Casing::Upper, "uppercase") };
     for name in names.iter().filter(|name| Casing::of(&name.value) != Some(majority)) {
-        let message = format!("command `{}` should match the case of the command majority ({described})", name.value);
-        cx.report(Diagnostic::warning("ConsistentInstructionCasing", message, cx.source, name.span));
+        let message = format!("Command '{}' should match the case of the command majority ({described})", name.value);
+        cx.report(Diagnostic::finding(&rules::CONSISTENT_INSTRUCTION_CASING, message, cx.source, name.span));
     }
 }

@@ -1,6 +1,6 @@
 //! Logical lines to words: the instruction's name, its flags, and the ways in which arguments are split.
 
-use super::lines::{Text, is_blank};
+use super::lines::Text;
 use crate::diagnostic::{Span, Spanned};
 
 /// An instruction before its arguments are understood.
@@ -172,11 +172,6 @@ impl<'a> FlagText<'a> {
         let name = name.strip_prefix("--").unwrap_or(name).to_owned();
         FlagWord { name: Spanned::new(name, name_span), value, span }
     }
-}
-
-/// Whether the text has a blank in it.
-pub(super) fn has_blank(text: &str) -> bool {
-    text.contains(is_blank)
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use super::scope::{self, Scope};
 use super::stages::Stages;
 use super::words::{self, did_you_mean, with_help};
 use super::{Options, globals};
-use crate::diagnostic::{Diagnostic, Severity, Source, Span};
+use crate::diagnostic::{Diagnostic, Severity, Source, Span, quoted, suggestion};
 use crate::dockerfile::ignore::Patterns;
-use crate::dockerfile::{ArgDeclaration, Dockerfile, InstructionKind, Word, check};
+use crate::dockerfile::{ArgDeclaration, Dockerfile, InstructionKind, Pair, Word, check, rules};
 use crate::image::ImageConfig;
 use crate::reference::{ImageRef, Platform};
 
@@ -30,22 +30,27 @@ pub(crate) fn check_options(dockerfile: &Dockerfile, options: &Options) -> Resul
 }
 
 /// A source of `COPY` or `ADD` that the context's ignore file leaves out.
-pub(super) fn ignored_source(path: &str, patterns: Option<&Patterns>, source: &Source, span: Span) -> Option<Diagnostic> {
+///
+/// `instruction` is `Copy` or `Add`.
+pub(super) fn ignored_source(
+    instruction: &str,
+    path: &str,
+    patterns: Option<&Patterns>,
+    source: &Source,
+    span: Span,
+) -> Option<Diagnostic> {
     // a pattern that takes files back in makes the answer depend on them
     let patterns = patterns.filter(|patterns| !patterns.has_exceptions())?;
-    let path = path.trim_start_matches('/');
-    let is_ignored = if path.is_empty() { patterns.ignores_everything() } else { patterns.is_ignored(path.as_bytes()) };
-    let pattern = patterns.ignored_by(path.as_bytes()).map(|pattern| format!("`{pattern}` hides it"));
-    let warning =
-        Diagnostic::warning("CopyIgnoredFile", format!("`{}` is left out by the ignore file", shown_path(path)), source, span);
+    let inside = path.trim_start_matches('/');
+    let is_ignored =
+        if inside.is_empty() || inside == "." { patterns.ignores_everything() } else { patterns.is_ignored(inside.as_bytes()) };
+    let pattern = patterns.ignored_by(inside.as_bytes()).map(|pattern| format!("`{pattern}` hides it"));
+    let message = format!("Attempting to {instruction} file {} that is excluded by .dockerignore", quoted(path));
+    let warning = Diagnostic::finding(&rules::COPY_IGNORED_FILE, message, source, span);
     is_ignored.then(|| match pattern {
         Some(pattern) => warning.note(pattern),
         None => warning,
     })
-}
-
-fn shown_path(path: &str) -> &str {
-    if path.is_empty() { "." } else { path }
 }
 
 /// A variable that no `ARG` before the first `FROM` declares.
@@ -56,8 +61,9 @@ pub(super) fn undefined_in_from<'a>(
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Diagnostic {
     let span = words::variable_span(name, &dockerfile.source, word.span);
-    let message = format!("`FROM` argument `{name}` is not declared");
-    with_help(Diagnostic::warning("UndefinedArgInFrom", message, &dockerfile.source, span), did_you_mean(name, candidates))
+    let suggested = suggestion(name, candidates).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
+    let message = format!("FROM argument '{name}' is not declared{suggested}");
+    Diagnostic::finding(&rules::UNDEFINED_ARG_IN_FROM, message, &dockerfile.source, span)
 }
 
 /// Base names that are empty or invalid when no build arguments are given.
@@ -75,11 +81,9 @@ pub(super) fn default_base_names(dockerfile: &Dockerfile, predefined: &Scope, di
     for stage in &dockerfile.stages {
         let base = &stage.from.base;
         let Ok(expanded) = words::expand(base, &dockerfile.source, escape, &defaults) else { return };
-        // a constant name is an error of its own
-        if base.value.contains('$') && expanded.text.parse::<ImageRef>().is_err() {
-            let message =
-                format!("the default value for global ARG {} results in an empty or invalid base image name", base.value);
-            diagnostics.push(Diagnostic::warning("InvalidDefaultArgInFrom", message, &dockerfile.source, base.span));
+        if expanded.text.parse::<ImageRef>().is_err() {
+            let message = format!("Default value for ARG {} results in empty or invalid base image name", base.value);
+            diagnostics.push(Diagnostic::finding(&rules::INVALID_DEFAULT_ARG_IN_FROM, message, &dockerfile.source, base.span));
         }
     }
 }
@@ -93,16 +97,16 @@ pub(super) fn platform_flag(
     platform: &Platform,
     globals: &Scope,
 ) -> Option<Diagnostic> {
-    let warning = |code, message: String| Some(Diagnostic::warning(code, message, source, word.span));
+    let warning = |rule, message: String| Some(Diagnostic::finding(rule, message, source, word.span));
     match expanded {
         (text, Variables::None) if !stage.contains(&platform.os) && !stage.contains(&platform.architecture) => {
-            let message = format!("the `--platform` flag of `FROM` should not use the constant value `{text}`");
-            warning("FromPlatformFlagConstDisallowed", message)
+            let message = format!("FROM --platform flag should not use constant value {}", quoted(text));
+            warning(&rules::FROM_PLATFORM_FLAG_CONST_DISALLOWED, message)
         }
         (text, Variables::TargetPlatform) if globals.value("TARGETPLATFORM") == Some(text) => {
             let message =
-                format!("setting the platform to the predefined `{}` in `FROM` is redundant, it is the default", word.value);
-            warning("RedundantTargetPlatform", message)
+                format!("Setting platform to predefined {} in FROM is redundant as this is the default behavior", word.value);
+            warning(&rules::REDUNDANT_TARGET_PLATFORM, message)
         }
         _ => None,
     }
@@ -120,8 +124,9 @@ pub(super) fn base_platform(
     if expected.os == config.os && expected.architecture == config.architecture {
         return None;
     }
-    let message = format!("base image `{written}` has the platform {actual}, expected {expected} for this build");
-    Some(Diagnostic::warning("InvalidBaseImagePlatform", message, source, span))
+    let message =
+        format!("Base image {written} was pulled with platform \"{actual}\", expected \"{expected}\" for current build");
+    Some(Diagnostic::finding(&rules::INVALID_BASE_IMAGE_PLATFORM, message, source, span))
 }
 
 /// A key of `ARG` or `ENV` that looks like a secret's.
@@ -133,9 +138,9 @@ pub(super) fn secret_key(instruction: &str, key: &str, source: &Source, span: Sp
     if !looks_secret || has(&["public", "file", "version"]) {
         return None;
     }
-    let message = format!("do not use `ARG` or `ENV` for sensitive data ({instruction} `{key}`)");
+    let message = format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {})", quoted(key));
     Some(
-        Diagnostic::warning("SecretsUsedInArgOrEnv", message, source, span)
+        Diagnostic::finding(&rules::SECRETS_USED_IN_ARG_OR_ENV, message, source, span)
             .help("mount it into the command that needs it: `RUN --mount=type=secret,id=…`"),
     )
 }
@@ -148,8 +153,19 @@ pub(super) fn undefined_variable<'a>(
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Diagnostic {
     let span = words::variable_span(name, source, span);
-    let message = format!("usage of undefined variable `${name}`");
-    with_help(Diagnostic::warning("UndefinedVar", message, source, span), did_you_mean(name, candidates))
+    let suggested = suggestion(name, candidates).map(|near| format!(" (did you mean ${near}?)")).unwrap_or_default();
+    let message = format!("Usage of undefined variable '${name}'{suggested}");
+    Diagnostic::finding(&rules::UNDEFINED_VAR, message, source, span)
+}
+
+/// `ENV key value`; `keyword` as the file spells it.
+pub(super) fn legacy_pair(keyword: &str, pair: &Pair, source: &Source) -> Option<Diagnostic> {
+    let message = format!("\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format");
+    let span = pair.key.span.join(pair.value.span);
+    let value = &pair.value.value;
+    let value = if value.contains([' ', '\t']) { format!("\"{value}\"") } else { value.clone() };
+    let help = format!("{} {}={value}", keyword.to_uppercase(), pair.key.value);
+    pair.legacy.then(|| Diagnostic::finding(&rules::LEGACY_KEY_VALUE_FORMAT, message, source, span).help(help))
 }
 
 /// Build arguments that neither the file nor a trigger of a base declares.

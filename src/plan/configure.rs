@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::lowering::StageLowering;
+use super::lowering::{Place, StageLowering};
 use super::stages::Command;
 use super::{checks, expose, path, scope, signal, text, words};
-use crate::diagnostic::{Diagnostic, Source, Span};
-use crate::dockerfile::{self, ArgDeclaration, InstructionKind, Pair, Word};
+use crate::diagnostic::{Diagnostic, Source, Span, quoted};
+use crate::dockerfile::{self, ArgDeclaration, InstructionKind, Pair, Word, check, rules};
 use crate::graph::{MkdirOp, Op};
 use crate::image::Healthcheck;
 
@@ -15,9 +15,9 @@ impl StageLowering<'_, '_> {
     pub(super) fn configure(&mut self, kind: &InstructionKind, command: &Command<'_>) {
         let source = &command.source;
         match kind {
-            InstructionKind::Arg(declarations) => self.arg(declarations, source),
-            InstructionKind::Env(pairs) => self.env(pairs, source),
-            InstructionKind::Label(pairs) => self.label(pairs, source),
+            InstructionKind::Arg(declarations) => self.arg(declarations, command),
+            InstructionKind::Env(pairs) => self.env(pairs, command),
+            InstructionKind::Label(pairs) => self.label(pairs, command),
             InstructionKind::Cmd(program) => self.cmd(program, command),
             InstructionKind::Entrypoint(program) => self.entrypoint(program, command),
             InstructionKind::Healthcheck(check) => self.healthcheck(check, command),
@@ -49,8 +49,9 @@ impl StageLowering<'_, '_> {
         let source = &command.source;
         let Some(directory) = self.expand(word, source) else { return };
         if !self.state.has_workdir && !directory.starts_with('/') {
-            let message = format!("relative workdir `{directory}` can have unexpected results if the base image changes");
-            self.lowering.diagnostics.push(Diagnostic::warning("WorkdirRelativePath", message, source, word.span));
+            let message =
+                format!("Relative workdir {} can have unexpected results if the base image changes", quoted(&directory));
+            self.warn(Some(Diagnostic::finding(&rules::WORKDIR_RELATIVE_PATH, message, source, word.span)));
         }
         self.state.has_workdir = true;
         let directory = path::workdir(&self.state.config.config.working_dir, &directory);
@@ -83,13 +84,17 @@ impl StageLowering<'_, '_> {
 
     /// A build argument hides the default; without either, the global value is taken. Later names of the instruction see
     /// the earlier ones.
-    fn arg(&mut self, declarations: &[ArgDeclaration], source: &Source) {
+    fn arg(&mut self, declarations: &[ArgDeclaration], command: &Command<'_>) {
+        let source = &command.source;
         let mut message = String::from("ARG");
         for declaration in declarations {
             let name = &declaration.name.value;
             self.warn(checks::secret_key("ARG", name, source, declaration.name.span));
             let options = self.lowering.options;
-            let value = match (options.build_arg(name), &declaration.default) {
+            let given = options.build_arg(name);
+            let is_global =
+                given.is_none() && declaration.default.is_none() && self.lowering.stages.globals.value(name).is_some();
+            let value = match (given, &declaration.default) {
                 (Some(given), _) => Some(given.to_owned()),
                 (None, Some(default)) => match self.expand(default, source) {
                     Some(text) => Some(text),
@@ -104,16 +109,20 @@ impl StageLowering<'_, '_> {
                     self.state.scope.set(name, value);
                 }
             }
+            let lines = self.lines(command);
+            self.notes().argument(declaration, value.as_deref(), is_global, lines);
             self.state.arguments.push((name.clone(), value));
         }
         self.record(message, None);
     }
 
     /// All values of one `ENV` see the variables from before it.
-    fn env(&mut self, pairs: &[Pair], source: &Source) {
+    fn env(&mut self, pairs: &[Pair], command: &Command<'_>) {
+        let source = &command.source;
         let Some(expanded) = self.pairs(pairs, source) else { return };
         let mut message = String::from("ENV");
         for ((name, value), pair) in expanded.into_iter().zip(pairs) {
+            self.warn(checks::legacy_pair(command.keyword(), pair, source));
             self.warn(checks::secret_key("ENV", &name, source, pair.key.span));
             message.push_str(&format!(" {name}={value}"));
             self.state.scope.set(&name, &value);
@@ -127,10 +136,11 @@ impl StageLowering<'_, '_> {
         self.record(message, None);
     }
 
-    fn label(&mut self, pairs: &[Pair], source: &Source) {
-        let Some(expanded) = self.pairs(pairs, source) else { return };
+    fn label(&mut self, pairs: &[Pair], command: &Command<'_>) {
+        let Some(expanded) = self.pairs(pairs, &command.source) else { return };
         let mut message = String::from("LABEL");
-        for (name, value) in expanded {
+        for ((name, value), pair) in expanded.into_iter().zip(pairs) {
+            self.warn(checks::legacy_pair(command.keyword(), pair, &command.source));
             message.push_str(&format!(" {name}={value}"));
             self.state.config.config.labels.insert(name, value);
         }
@@ -145,10 +155,10 @@ impl StageLowering<'_, '_> {
     }
 
     fn cmd(&mut self, program: &dockerfile::Command, command: &Command<'_>) {
-        let place = (command.source.clone(), command.instruction().span);
+        let place = self.place(command);
         let previous = self.said.cmd.replace(place);
-        self.only_once("CMD", previous);
-        self.recommend_exec_form("CMD", program, command);
+        self.only_once(command, previous);
+        self.recommend_exec_form(program, command);
         let words = self.program(program);
         self.record(format!("CMD {}", text::quoted_list(&words)), None);
         let config = &mut self.state.config.config;
@@ -158,10 +168,10 @@ impl StageLowering<'_, '_> {
 
     /// An `ENTRYPOINT` drops the `CMD` of the base, not the stage's own.
     fn entrypoint(&mut self, program: &dockerfile::Command, command: &Command<'_>) {
-        let place = (command.source.clone(), command.instruction().span);
+        let place = self.place(command);
         let previous = self.said.entrypoint.replace(place);
-        self.only_once("ENTRYPOINT", previous);
-        self.recommend_exec_form("ENTRYPOINT", program, command);
+        self.only_once(command, previous);
+        self.recommend_exec_form(program, command);
         let words = self.program(program);
         self.record(format!("ENTRYPOINT {}", text::quoted_list(&words)), None);
         let own_cmd = self.said.cmd.is_some();
@@ -173,9 +183,9 @@ impl StageLowering<'_, '_> {
     }
 
     fn healthcheck(&mut self, check: &dockerfile::Healthcheck, command: &Command<'_>) {
-        let place = (command.source.clone(), command.instruction().span);
+        let place = self.place(command);
         let previous = self.said.healthcheck.replace(place);
-        self.only_once("HEALTHCHECK", previous);
+        self.only_once(command, previous);
         let check = stored_healthcheck(check);
         self.record(format!("HEALTHCHECK {}", text::healthcheck(&check)), None);
         self.state.config.config.healthcheck = Some(check);
@@ -198,10 +208,7 @@ impl StageLowering<'_, '_> {
             for text in &texts {
                 match expose::parse(text) {
                     Ok(parsed) => {
-                        // ports written plainly were looked at by the parser
-                        if word.value.contains('$') {
-                            self.warn_of_odd_ports(text, &parsed, source, word.span);
-                        }
+                        self.warn_of_odd_ports(text, &parsed, source, word.span);
                         exposed.extend(parsed.ports);
                     }
                     Err(message) => self.error("bad-port", message, source, word.span),
@@ -216,12 +223,14 @@ impl StageLowering<'_, '_> {
 
     fn warn_of_odd_ports(&mut self, text: &str, ports: &expose::Ports, source: &Source, span: Span) {
         if ports.odd_case {
-            let message = format!("the protocol of `{text}` should be lower case");
-            self.warn(Some(Diagnostic::warning("ExposeProtoCasing", message, source, span)));
+            let message = format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
+            self.warn(Some(Diagnostic::finding(&rules::EXPOSE_PROTO_CASING, message, source, span)));
         }
         if ports.mapped {
-            let message = format!("`EXPOSE` should not map to an address or port of the host, found `{text}`");
-            self.warn(Some(Diagnostic::warning("ExposeInvalidFormat", message, source, span)));
+            let message = format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'");
+            let finding = Diagnostic::finding(&rules::EXPOSE_INVALID_FORMAT, message, source, span);
+            let port = text.rsplit_once(':').map_or(text, |(_, port)| port);
+            self.warn(Some(finding.help(format!("EXPOSE {port}"))));
         }
     }
 
@@ -252,18 +261,30 @@ impl StageLowering<'_, '_> {
         }
     }
 
-    fn only_once(&mut self, instruction: &str, previous: Option<(Source, Span)>) {
-        if let Some((source, span)) = previous {
-            let message = format!("several `{instruction}` instructions in one stage: only the last one will be used");
-            self.warn(Some(Diagnostic::warning("MultipleInstructionsDisallowed", message, &source, span)));
+    /// Points at the earlier of two, which has no effect. Whether to speak of it is up to the comment above the later one.
+    fn only_once(&mut self, command: &Command<'_>, previous: Option<Place>) {
+        let Some(Place { source, span, lines }) = previous else { return };
+        let dockerfile = self.lowering.dockerfile;
+        let here = (!command.is_trigger()).then(|| command.instruction().span);
+        if !dockerfile.wants(&rules::MULTIPLE_INSTRUCTIONS_DISALLOWED, here, &check::Options::default()) {
+            return;
         }
+        let message = format!(
+            "Multiple {} instructions should not be used in the same stage because only the last one will be used",
+            command.keyword()
+        );
+        let finding = Diagnostic::finding(&rules::MULTIPLE_INSTRUCTIONS_DISALLOWED, message, &source, span);
+        self.warn(Some(Diagnostic { lines: Some(lines), ..finding }));
     }
 
-    fn recommend_exec_form(&mut self, instruction: &str, program: &dockerfile::Command, command: &Command<'_>) {
+    fn recommend_exec_form(&mut self, program: &dockerfile::Command, command: &Command<'_>) {
         if matches!(program, dockerfile::Command::Shell(_)) && self.state.config.config.shell.is_empty() {
-            let message = format!("a JSON list is recommended for `{instruction}`: a shell does not pass signals on");
+            let message = format!(
+                "JSON arguments recommended for {} to prevent unintended behavior related to OS signals",
+                command.keyword()
+            );
             let span = command.instruction().span;
-            self.warn(Some(Diagnostic::warning("JSONArgsRecommended", message, &command.source, span)));
+            self.warn(Some(Diagnostic::finding(&rules::JSON_ARGS_RECOMMENDED, message, &command.source, span)));
         }
     }
 

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::outline::Notes;
 use super::scope::{self, Scope};
 use super::stages::{BaseKind, Command, Node, Stages};
-use super::{Base, Bases, Draft, DraftHistory, ImageLocation, Lowered, Options, checks, path, words};
+use super::{Base, Bases, Draft, DraftHistory, ImageLocation, Lowered, Options, checks, outline, path, words};
 use crate::diagnostic::{Diagnostic, Source, Span};
 use crate::dockerfile::{Dockerfile, InstructionKind, Word};
 use crate::graph::{ContextOp, CopyOp, CopySource, Graph, ImageOp, Limits, Op, Origin, StepIndex, Unpack, Words};
@@ -21,6 +22,8 @@ pub(super) struct Lowering<'a> {
     /// What the nodes came to; `None` before their turn.
     pub results: Vec<Option<StageState>>,
     pub diagnostics: &'a mut Vec<Diagnostic>,
+    /// What each node's own instructions ask the client for.
+    pub notes: Vec<Notes>,
     bases: &'a Bases,
     context_uses: BTreeMap<String, BTreeSet<String>>,
 }
@@ -62,9 +65,17 @@ pub(super) struct StageLowering<'l, 'a> {
 /// Places of instructions that count only once per stage.
 #[derive(Default)]
 pub(super) struct Said {
-    pub cmd: Option<(Source, Span)>,
-    pub entrypoint: Option<(Source, Span)>,
-    pub healthcheck: Option<(Source, Span)>,
+    pub cmd: Option<Place>,
+    pub entrypoint: Option<Place>,
+    pub healthcheck: Option<Place>,
+}
+
+/// Where an instruction stands.
+pub(super) struct Place {
+    pub source: Source,
+    pub span: Span,
+    /// The lines that BuildKit takes for it.
+    pub lines: Span,
 }
 
 /// Numbers the steps of a stage: `[build 2/4]`.
@@ -92,6 +103,7 @@ impl<'a> Lowering<'a> {
             proxy_env: scope::proxy_env(options),
             results: vec![None; stages.nodes.len()],
             diagnostics,
+            notes: vec![Notes::default(); stages.nodes.len()],
             bases,
             context_uses: BTreeMap::new(),
         }
@@ -280,6 +292,7 @@ impl<'a> Lowering<'a> {
             draft: Draft { config, base_history: target.base_history, history: target.history },
             epoch: self.stages.epoch,
             context_uses: self.context_uses,
+            outline: outline::of_target(self.dockerfile, self.options, self.stages, &self.notes),
             steps,
         }
     }
@@ -316,6 +329,18 @@ impl StageState {
 
 impl StageLowering<'_, '_> {
     fn carry_out(&mut self, command: &Command<'_>) {
+        let before = self.lowering.diagnostics.len();
+        self.dispatch(command);
+        if command.is_trigger() {
+            // a trigger has no line of its own in this file
+            let lines = self.lines(command);
+            for diagnostic in &mut self.lowering.diagnostics[before..] {
+                diagnostic.lines.get_or_insert(lines);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, command: &Command<'_>) {
         match &command.instruction().kind {
             InstructionKind::Add(transfer) => self.add(transfer, command),
             InstructionKind::Copy(transfer) => self.copy(transfer, command),
@@ -323,6 +348,24 @@ impl StageLowering<'_, '_> {
             InstructionKind::Workdir(directory) => self.workdir(directory, command),
             kind => self.configure(kind, command),
         }
+    }
+
+    /// The lines that BuildKit takes for the command's: for a trigger those of the `FROM`.
+    pub(super) fn lines(&self, command: &Command<'_>) -> Span {
+        let from = self.lowering.stages.nodes[self.index].from;
+        match (command.is_trigger(), from) {
+            (true, Some(from)) => from.lines,
+            _ => command.instruction().lines,
+        }
+    }
+
+    pub(super) fn place(&self, command: &Command<'_>) -> Place {
+        Place { source: command.source.clone(), span: command.instruction().span, lines: self.lines(command) }
+    }
+
+    /// What the stage asks the client for, so far.
+    pub(super) fn notes(&mut self) -> &mut Notes {
+        &mut self.lowering.notes[self.index]
     }
 
     /// Replaces the variables of a word; an error is reported and gives `None`.

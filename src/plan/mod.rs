@@ -30,6 +30,7 @@ mod globals;
 mod join;
 pub mod limits;
 mod lowering;
+mod outline;
 mod path;
 mod remote;
 mod run;
@@ -38,11 +39,11 @@ mod signal;
 mod stages;
 mod text;
 mod transfer;
-
 mod words;
 
 pub(crate) use checks::check_options;
 pub use join::{Joined, JoinedImage, join};
+pub use outline::{Argument, Credential, Outline};
 pub(crate) use remote::{SourceKind, classify};
 
 use lowering::Lowering;
@@ -198,6 +199,8 @@ pub struct Lowered {
     pub epoch: Option<i64>,
     /// Which paths of each context are read (`context` is the main one): absolute, `/` for all.
     pub context_uses: BTreeMap<String, BTreeSet<String>>,
+    /// What the target can be given.
+    pub outline: Outline,
     /// The steps that the target needs, in the order people should see them (that of the file).
     pub steps: Vec<StepIndex>,
 }

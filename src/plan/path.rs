@@ -15,6 +15,24 @@ pub(super) fn clean(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
+/// `path` made shortest, as Go's `path.Clean` does: a relative one stays relative, an empty one becomes `.`.
+pub(super) fn cleaned(path: &str) -> String {
+    if path.starts_with('/') {
+        return clean(path);
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
+}
+
 /// What `WORKDIR path` makes of the current directory: an absolute text is kept as it is, a relative one is joined, an
 /// empty one changes nothing.
 pub(super) fn workdir(current: &str, path: &str) -> String {
@@ -57,6 +75,8 @@ mod tests {
         assert_eq!(clean("/a/./b//c/../d/"), "/a/b/d");
         assert_eq!(clean("../../x"), "/x");
         assert_eq!(clean(""), "/");
+        let pairs = [("./a/../b/", "b"), ("", "."), ("a/..", "."), ("../a", "../a"), ("/a/", "/a")];
+        assert!(pairs.iter().all(|(path, expected)| cleaned(path) == *expected));
     }
 
     #[test]

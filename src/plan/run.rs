@@ -194,8 +194,8 @@ impl StageLowering<'_, '_> {
         command: &Command<'_>,
     ) -> Option<Mount> {
         match spec.kind {
-            MountType::Secret => return self.secret(spec, span, mounts, &command.source),
-            MountType::Ssh => return self.ssh(spec, span, mounts, &command.source),
+            MountType::Secret => return self.secret(spec, span, mounts, command),
+            MountType::Ssh => return self.ssh(spec, span, mounts, command),
             MountType::Bind | MountType::Cache | MountType::Tmpfs => {}
         }
         let written = spec.target.as_deref().unwrap_or_default();
@@ -294,14 +294,16 @@ impl StageLowering<'_, '_> {
         ))
     }
 
-    fn secret(&mut self, spec: &MountSpec, span: Span, mounts: &mut Mounts, source: &Source) -> Option<Mount> {
+    fn secret(&mut self, spec: &MountSpec, span: Span, mounts: &mut Mounts, command: &Command<'_>) -> Option<Mount> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let (from_source, target) = (given(&spec.source), given(&spec.target));
         let id = from_source.or(given(&spec.id)).or(target.as_deref().map(|target| path::base_name(target).to_owned()));
         let Some(id) = id else {
-            self.error("bad-secret", "invalid secret mount: one of `id`, `source`, `target` is required", source, span);
+            self.error("bad-secret", "invalid secret mount: one of `id`, `source`, `target` is required", &command.source, span);
             return None;
         };
+        let lines = self.lines(command);
+        self.notes().secret(&id, spec.required, lines);
         // an empty name asks for the id's
         let env = spec.env.clone().map(|name| if name.is_empty() { id.clone() } else { name });
         mounts.secret_names.extend(env.clone());
@@ -319,9 +321,9 @@ impl StageLowering<'_, '_> {
         Some(Mount { target: path::join(&self.state.directory(), &target), kind })
     }
 
-    fn ssh(&mut self, spec: &MountSpec, span: Span, mounts: &mut Mounts, source: &Source) -> Option<Mount> {
+    fn ssh(&mut self, spec: &MountSpec, span: Span, mounts: &mut Mounts, command: &Command<'_>) -> Option<Mount> {
         if spec.source.as_deref().is_some_and(|text| !text.is_empty()) {
-            self.error("bad-ssh", "an ssh mount does not support `source`", source, span);
+            self.error("bad-ssh", "an ssh mount does not support `source`", &command.source, span);
             return None;
         }
         let number = mounts.ssh_sockets.len();
@@ -330,8 +332,11 @@ impl StageLowering<'_, '_> {
             None => format!("/run/buildkit/ssh_agent.{number}"),
         };
         mounts.ssh_sockets.push(target.clone());
+        let id = spec.id.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| "default".to_owned());
+        let lines = self.lines(command);
+        self.notes().agent(&id, spec.required, lines);
         let kind = MountKind::Ssh {
-            id: spec.id.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| "default".to_owned()),
+            id,
             required: spec.required,
             uid: spec.uid.unwrap_or(0),
             gid: spec.gid.unwrap_or(0),

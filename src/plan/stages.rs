@@ -44,6 +44,8 @@ pub(super) struct Node<'a> {
     pub verbatim: bool,
     /// The word that brings it in.
     pub place: (Source, Span),
+    /// The global arguments that its first line uses.
+    pub used_arguments: BTreeSet<String>,
     triggers_known: bool,
 }
 
@@ -94,6 +96,11 @@ impl Command<'_> {
             InstructionRef::Written(instruction) => instruction,
             InstructionRef::Triggered(instruction) => instruction,
         }
+    }
+
+    /// The instruction's name as it is spelled.
+    pub(super) fn keyword(&self) -> &str {
+        self.instruction().text.split([' ', '\t']).next().unwrap_or_default()
     }
 
     pub(super) fn is_trigger(&self) -> bool {
@@ -192,6 +199,7 @@ impl<'a> Stages<'a> {
             commands: Vec::new(),
             verbatim,
             place: (self.dockerfile.source.clone(), from.base.span),
+            used_arguments: header.used_arguments,
             triggers_known: verbatim,
         });
         if let Some(name) = name {
@@ -348,6 +356,7 @@ impl<'a> Stages<'a> {
             commands: Vec::new(),
             verbatim: true,
             place: (source.clone(), from.span),
+            used_arguments: BTreeSet::new(),
             triggers_known: true,
         });
         self.by_image.insert(from.value.clone(), index);

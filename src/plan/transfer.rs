@@ -194,7 +194,9 @@ impl StageLowering<'_, '_> {
                     self.lowering.use_path(inputs[input - 1], &path::clean(&pattern));
                     if expanded.transfer.from.is_none() {
                         let patterns = self.lowering.options.ignore.as_deref();
-                        self.warn(checks::ignored_source(&path::clean(text), patterns, &command.source, span));
+                        let instruction = if expanded.keyword == Keyword::Add { "Add" } else { "Copy" };
+                        let finding = checks::ignored_source(instruction, &path::cleaned(text), patterns, &command.source, span);
+                        self.warn(finding);
                     }
                     sources.push(CopySource::Path { input, pattern });
                     continue;
