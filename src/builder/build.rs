@@ -25,7 +25,7 @@ use crate::export::{Claim, Form};
 use crate::graph::{Graph, StepIndex};
 use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Options, Outline, Wanted, Wish};
 use crate::reference::{ImageRef, Platform};
-use crate::registry::{Anonymous, Client, Proxies, RegistryConfig};
+use crate::registry::Client;
 use crate::sandbox;
 use crate::schedule::{Failure, Limits, Schedule, Summary};
 use crate::snapshot::View;
@@ -156,7 +156,7 @@ impl Build {
             Some(path) if request.locking != Locking::Update => Lock::read(path)?,
             _ => Lock::default(),
         };
-        let client = Arc::new(Client::new(registry_config(&request.client_env), Arc::new(Anonymous)));
+        let client = Arc::new(super::registry::client(&request.client_env)?);
         let reporter = Reporter::new(events);
         let checkouts = unless_canceled(&cancel, super::remote::fetch(&store, &client, &mut request)).await?;
         let (request, inputs) = {
@@ -509,16 +509,6 @@ fn reuse(graph: &Graph, no_cache: &NoCache) -> HashMap<StepIndex, Reuse> {
         NoCache::Stages(stages) => stages.iter().any(|stage| stage.eq_ignore_ascii_case(&graph.step(*index).origin.stage)),
     };
     graph.indices().filter(refused).map(|index| (index, Reuse::Refused)).collect()
-}
-
-/// How the web is reached: through the client's proxies.
-fn registry_config(client_env: &[(String, String)]) -> RegistryConfig {
-    let get = |name: &str| {
-        let value = client_env.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
-        value.filter(|value| !value.is_empty())
-    };
-    let none = get("no_proxy").map(|hosts| hosts.split(',').map(|host| host.trim().to_owned()).collect()).unwrap_or_default();
-    RegistryConfig { proxies: Proxies { http: get("http_proxy"), https: get("https_proxy"), none }, ..RegistryConfig::default() }
 }
 
 fn describe(wanted: &Wanted) -> String {

@@ -35,10 +35,12 @@ mod inputs;
 pub mod lock;
 mod output;
 mod preflight;
+pub mod registry;
 mod remote;
 mod report;
 mod reporter;
 mod sbom;
+mod settings;
 
 /// Everything that decides a build. Time, environment and descriptors come in here and nowhere else.
 pub struct BuildRequest {

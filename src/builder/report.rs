@@ -7,7 +7,7 @@ use crate::diagnostic::{Diagnostic, Source, Span, causes};
 use crate::export::ExportError;
 use crate::graph::{Op, Origin, Step};
 use crate::plan::Wanted;
-use crate::registry::RegistryError;
+use crate::registry::{CredentialsUsed, RegistryError};
 use crate::sandbox::{SandboxError, Stage};
 use crate::source::SourceError;
 use crate::source::context::ContextError;
@@ -151,17 +151,50 @@ pub fn wanted_error(error: &SourceError, wanted: &Wanted) -> BuildError {
         diagnostic =
             diagnostic.note(format!("no stage is called `{}`, so it was taken for an image", wanted.written)).help(help.clone());
     }
+    let mut kind = ErrorKind::Source;
     if let SourceError::Registry(error) = error {
+        kind = kind_of(error);
+        diagnostic = with_registry_advice(diagnostic, error);
         diagnostic = match &**error {
-            error if error.is_offline() => diagnostic
-                .help(format!("without a network, `croze import ROOTFS.tar {}` puts a base image into the store", wanted.written)),
-            RegistryError::Denied { .. } => diagnostic
-                .note("a registry may answer like this for a repository that does not exist")
-                .help("croze does not log in to registries: fetch the image with another tool into an OCI layout, and pass `--build-context NAME=oci-layout://DIR`"),
+            error if error.is_offline() => diagnostic.help(format!(
+                "without a network, `croze import ROOTFS.tar {}` puts a base image into the store",
+                wanted.written
+            )),
+            RegistryError::Denied { .. } => {
+                diagnostic.note("a registry may answer like this for a repository that does not exist")
+            }
             _ => diagnostic,
         };
     }
-    finish(ErrorKind::Source, diagnostic, error)
+    finish(kind, diagnostic, error)
+}
+
+/// A registry that did not do what was asked of it outside a build.
+pub fn registry_error(error: &RegistryError) -> BuildError {
+    let diagnostic = Diagnostic::error_without_place("registry-failed", error.to_string()).because(error);
+    finish(kind_of(error), with_registry_advice(diagnostic, error), error)
+}
+
+/// Who can mend it: files of the user's and the machine's are usage or environment, the rest is the registry's.
+fn kind_of(error: &RegistryError) -> ErrorKind {
+    match error {
+        RegistryError::BadHosts { .. } | RegistryError::BadCertificates { .. } => ErrorKind::Usage,
+        RegistryError::Credentials(_) => ErrorKind::Environment,
+        _ => ErrorKind::Source,
+    }
+}
+
+/// What to try, where the failure itself suggests it.
+fn with_registry_advice(diagnostic: Diagnostic, error: &RegistryError) -> Diagnostic {
+    match error {
+        RegistryError::Denied { host, used: CredentialsUsed::None, .. } => {
+            diagnostic.help(format!("if it is a private one, log in by `croze login {host}`"))
+        }
+        RegistryError::Denied { .. } => diagnostic.help("log in as a user who may, or ask for the right to"),
+        RegistryError::Tls { host, .. } => diagnostic
+            .help(format!("`[registry.\"{host}\"]` in config.toml knows `ca = \"FILE\"`, `http = true` and `insecure = true`")),
+        _ => diagnostic,
+    }
 }
 
 /// An output that could not be written.

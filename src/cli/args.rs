@@ -36,6 +36,35 @@ pub enum Command {
     Tag(TagArgs),
     /// Take names of images away
     Rmi(RmiArgs),
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Forget the credentials for a registry
+    Logout(LogoutArgs),
+}
+
+/// `croze login`.
+#[derive(Debug, clap::Args)]
+pub struct LoginArgs {
+    /// Host of the registry, with its port [default: docker.io]
+    #[arg(value_name = "REGISTRY")]
+    pub registry: Option<String>,
+    /// User
+    #[arg(short, long, value_name = "USER")]
+    pub username: Option<String>,
+    /// Password or access token; others can see it in the list of processes
+    #[arg(short, long, value_name = "PASSWORD", conflicts_with = "password_stdin")]
+    pub password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+/// `croze logout`.
+#[derive(Debug, clap::Args)]
+pub struct LogoutArgs {
+    /// Host of the registry, with its port [default: docker.io]
+    #[arg(value_name = "REGISTRY")]
+    pub registry: Option<String>,
 }
 
 /// Where the store is.

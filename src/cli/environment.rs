@@ -19,7 +19,7 @@ pub struct Environment {
 
 /// Variables that the builder may look at: proxies (either case), the time of reproducible builds, and where configuration
 /// and credentials are.
-const PASSED_ON: [&str; 15] = [
+const PASSED_ON: [&str; 16] = [
     "HTTP_PROXY",
     "http_proxy",
     "HTTPS_PROXY",
@@ -35,6 +35,7 @@ const PASSED_ON: [&str; 15] = [
     "HOME",
     "REGISTRY_AUTH_FILE",
     "XDG_CONFIG_HOME",
+    "XDG_RUNTIME_DIR",
 ];
 
 impl Environment {

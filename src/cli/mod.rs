@@ -22,6 +22,7 @@ mod call;
 mod environment;
 pub mod failure;
 mod images;
+mod login;
 mod metadata;
 pub mod progress;
 mod request;
@@ -56,6 +57,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
         Command::Save(args) => images::save(&args, environment),
         Command::Tag(args) => images::tag(&args, environment),
         Command::Rmi(args) => images::remove(&args, environment),
+        Command::Login(args) => login::log_in(args, environment),
+        Command::Logout(args) => login::log_out(&args, environment),
     };
     match result {
         Ok(()) => 0,

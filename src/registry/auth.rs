@@ -1,58 +1,80 @@
-//! Credentials, and what registries ask for: Basic, or a token from the server that they name.
+//! What registries ask for: Basic, or a token from the server that they name.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
-use hyper::{HeaderMap, StatusCode};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 
+use super::base64;
 use super::config::{Endpoint, is_loopback};
+use super::credentials::{Credential, Secret};
 use super::error::{CredentialsUsed, RegistryError};
-use super::transport::{Request, Transport};
+use super::transport::{Payload, Request, Transport};
 
-/// Where credentials come from; asked when a registry wants some.
-pub trait Credentials: Send + Sync {
-    /// Those for `host`, which is written as people write it (`docker.io`, `registry.example.com:5000`).
-    fn for_host(&self, host: &str) -> Option<Credential>;
+/// Our name at token servers.
+const CLIENT_ID: &str = "croze";
+
+/// What requests are for, as a token server is asked for it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Access {
+    /// To see whether credentials are good.
+    LogIn,
+    /// To read a repository.
+    Pull {
+        /// Its path.
+        repository: String,
+    },
+    /// To write a repository.
+    Push {
+        /// Its path.
+        repository: String,
+        /// Other repositories of the host, whose blobs may be taken over.
+        mounts: Vec<String>,
+    },
 }
 
-/// A user and what proves it.
-#[derive(Clone)]
-pub struct Credential {
-    /// The user.
-    pub username: String,
-    /// Password or access token.
-    pub password: String,
-    /// Where it was found, for messages: `~/.docker/config.json`.
-    pub origin: String,
-}
+impl Access {
+    /// The repository, for messages and credentials.
+    pub fn repository(&self) -> &str {
+        match self {
+            Access::LogIn => "",
+            Access::Pull { repository } | Access::Push { repository, .. } => repository,
+        }
+    }
 
-/// Has no credentials.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Anonymous;
-
-impl Credentials for Anonymous {
-    fn for_host(&self, _host: &str) -> Option<Credential> {
-        None
+    /// The scopes to ask for. A challenge to a read knows best; one to the first read of a push asks for too little.
+    fn scopes(&self, challenged: Option<&str>) -> Vec<String> {
+        match self {
+            Access::LogIn => challenged.map(str::to_owned).into_iter().collect(),
+            Access::Pull { repository } => {
+                vec![challenged.map_or_else(|| format!("repository:{repository}:pull"), str::to_owned)]
+            }
+            Access::Push { repository, mounts } => {
+                let mounts = mounts.iter().map(|repository| format!("repository:{repository}:pull"));
+                std::iter::once(format!("repository:{repository}:pull,push")).chain(mounts).collect()
+            }
+        }
     }
 }
 
-/// `Authorization` values that were accepted, by authority and repository.
+/// `Authorization` values that were accepted, by authority and access.
 #[derive(Default)]
 pub(super) struct Granted {
-    values: Mutex<HashMap<(String, String), HeaderValue>>,
+    values: Mutex<HashMap<(String, Access), HeaderValue>>,
 }
 
 impl Granted {
-    pub fn get(&self, endpoint: &Endpoint, repository: &str) -> Option<HeaderValue> {
+    pub fn get(&self, endpoint: &Endpoint, access: &Access) -> Option<HeaderValue> {
         let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
-        values.get(&(endpoint.authority.clone(), repository.to_owned())).cloned()
+        values.get(&(endpoint.authority.clone(), access.clone())).cloned()
     }
 
-    pub fn set(&self, endpoint: &Endpoint, repository: &str, value: HeaderValue) {
+    pub fn set(&self, endpoint: &Endpoint, access: &Access, value: HeaderValue) {
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
-        values.insert((endpoint.authority.clone(), repository.to_owned()), value);
+        values.insert((endpoint.authority.clone(), access.clone()), value);
     }
 }
 
@@ -68,18 +90,18 @@ pub(super) enum Answer {
 pub(super) async fn answer(
     transport: &Transport,
     endpoint: &Endpoint,
-    repository: &str,
+    access: &Access,
     headers: &HeaderMap,
     credential: Option<&Credential>,
 ) -> Result<Answer, RegistryError> {
     let challenges: Vec<Challenge> =
         headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).flat_map(challenges).collect();
     if let Some(bearer) = challenges.iter().find(|challenge| challenge.scheme == "bearer") {
-        return token(transport, endpoint, repository, bearer, credential).await;
+        return token(transport, endpoint, access, bearer, credential).await;
     }
     let basic_asked = challenges.iter().any(|challenge| challenge.scheme == "basic");
-    Ok(match credential {
-        Some(credential) if basic_asked => Answer::Retry(basic(&credential.username, &credential.password)),
+    Ok(match credential.map(|credential| (&credential.username, &credential.secret)) {
+        Some((username, Secret::Password(password))) if basic_asked => Answer::Retry(basic(username, password)),
         _ => Answer::GiveUp,
     })
 }
@@ -94,16 +116,18 @@ pub(super) fn used(credential: Option<&Credential>) -> CredentialsUsed {
 
 /// The `Authorization` value `Basic …` (RFC 7617), marked as secret.
 pub fn basic(username: &str, password: &str) -> HeaderValue {
-    let text = format!("Basic {}", base64(format!("{username}:{password}").as_bytes()));
+    let text = format!("Basic {}", base64::encode(format!("{username}:{password}").as_bytes()));
     let mut value = HeaderValue::try_from(text).expect("base64 is made of header characters");
     value.set_sensitive(true);
     value
 }
 
+/// Asks the token server that a challenge names (distribution, `docs/spec/auth/token.md`; with an identity token
+/// `docs/spec/auth/oauth.md`).
 async fn token(
     transport: &Transport,
     endpoint: &Endpoint,
-    repository: &str,
+    access: &Access,
     bearer: &Challenge,
     credential: Option<&Credential>,
 ) -> Result<Answer, RegistryError> {
@@ -114,44 +138,74 @@ async fn token(
         #[serde(default)]
         access_token: String,
     }
-    let Some(realm) = bearer.parameter("realm") else { return Ok(Answer::GiveUp) };
-    let scope = bearer.parameter("scope").map_or_else(|| format!("repository:{repository}:pull"), str::to_owned);
-    let mut query = format!("scope={}", query_escape(&scope));
-    if let Some(service) = bearer.parameter("service") {
-        query.push_str(&format!("&service={}", query_escape(service)));
+    if let Some(Credential { secret: Secret::RegistryToken(token), .. }) = credential {
+        return Ok(bearer_value(token).map_or(Answer::GiveUp, Answer::Retry));
     }
-    let separator = if realm.contains('?') { '&' } else { '?' };
-    let mut request = Request::get(&format!("{realm}{separator}{query}"))?;
-    if let Some(credential) = credential {
-        // A registry reached over https must not talk us into showing a password in the clear.
-        let in_clear = request.url.scheme_str() == Some("http");
-        let realm_host = request.url.authority().map_or("", |authority| authority.as_str());
-        if in_clear && endpoint.scheme == "https" && !is_loopback(realm_host) {
-            return Ok(Answer::GiveUp);
+    let Some(realm) = bearer.parameter("realm") else { return Ok(Answer::GiveUp) };
+    let scopes = access.scopes(bearer.parameter("scope"));
+    let service = bearer.parameter("service");
+    let request = match credential.map(|credential| (&credential.username, &credential.secret)) {
+        Some((_, Secret::IdentityToken(token))) => {
+            let scope = scopes.join(" ");
+            let fields = [
+                ("grant_type", "refresh_token"),
+                ("service", service.unwrap_or_default()),
+                ("client_id", CLIENT_ID),
+                ("scope", &scope),
+                ("refresh_token", token),
+            ];
+            let form = query(fields.into_iter());
+            let request = Request::get(realm)?.method(Method::POST).body(Payload::Bytes(Bytes::from(form)));
+            request.header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
         }
-        request = request.header(AUTHORIZATION, basic(&credential.username, &credential.password));
+        shown => {
+            let scopes = scopes.iter().map(|scope| ("scope", scope.as_str()));
+            let separator = if realm.contains('?') { '&' } else { '?' };
+            let query = query(scopes.chain(service.map(|service| ("service", service))));
+            let request = Request::get(&format!("{realm}{separator}{query}"))?;
+            match shown {
+                Some((username, Secret::Password(password))) => request.header(AUTHORIZATION, basic(username, password)),
+                _ => request,
+            }
+        }
+    };
+    // A registry reached over https must not talk us into showing a secret in the clear.
+    let in_clear = request.url.scheme_str() == Some("http");
+    let realm_host = request.url.authority().map_or("", |authority| authority.as_str());
+    if credential.is_some() && in_clear && endpoint.scheme == "https" && !is_loopback(realm_host) {
+        return Ok(Answer::GiveUp);
     }
     let response = transport.send(&request).await?;
     match response.status {
         StatusCode::OK => {}
         status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
             let used = used(credential);
-            let name = format!("{}/{repository}", endpoint.host);
+            let name = format!("{}/{}", endpoint.host, access.repository());
+            let name = name.trim_end_matches('/').to_owned();
             return Err(RegistryError::Denied { name, host: response.host(), status: status.as_u16(), used });
         }
         _ => return Err(response.into_status_error().await),
     }
-    let url = response.url.to_string();
+    let url = response.url_for_people();
     let body = response.bytes(1 << 20).await?.unwrap_or_default();
     let grant: Option<Grant> = serde_json::from_slice(&body).ok();
     let word = grant.map(|grant| if grant.token.is_empty() { grant.access_token } else { grant.token }).unwrap_or_default();
-    match HeaderValue::try_from(format!("Bearer {word}")) {
-        Ok(mut value) if !word.is_empty() => {
-            value.set_sensitive(true);
-            Ok(Answer::Retry(value))
-        }
+    match bearer_value(&word) {
+        Some(value) if !word.is_empty() => Ok(Answer::Retry(value)),
         _ => Err(RegistryError::Status { url, status: 200, message: "the token server sent no token".to_owned() }),
     }
+}
+
+/// `Bearer …`, marked as secret.
+fn bearer_value(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// `a=b&c=d`, escaped.
+fn query<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    fields.map(|(name, value)| format!("{name}={}", query_escape(value))).collect::<Vec<_>>().join("&")
 }
 
 /// One way to authenticate, from a `WWW-Authenticate` header (RFC 9110, 11.6.1).
@@ -227,21 +281,6 @@ fn query_escape(text: &str) -> String {
     out
 }
 
-/// Standard alphabet, padded (RFC 4648, 4).
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for position in 0..4 {
-            let sextet = (bits >> (18 - 6 * position)) & 63;
-            out.push(if position <= group.len() { char::from(ALPHABET[sextet as usize]) } else { '=' });
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,12 +316,15 @@ mod tests {
     }
 
     #[test]
-    fn base64_pads() {
-        assert_eq!(["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes())), ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
+    fn scopes_survive_a_query() {
+        assert_eq!(query_escape("repository:a/b:pull x&y"), "repository:a/b:pull%20x%26y");
     }
 
     #[test]
-    fn scopes_survive_a_query() {
-        assert_eq!(query_escape("repository:a/b:pull x&y"), "repository:a/b:pull%20x%26y");
+    fn a_push_asks_for_all_it_needs_at_once() {
+        let push = Access::Push { repository: "a".into(), mounts: vec!["b".into()] };
+        assert_eq!(push.scopes(Some("repository:a:pull")), ["repository:a:pull,push", "repository:b:pull"]);
+        assert_eq!(Access::Pull { repository: "a".into() }.scopes(None), ["repository:a:pull"]);
+        assert!(Access::LogIn.scopes(None).is_empty());
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::credentials::CredentialError;
 use crate::digest::Digest;
 use crate::reference::Platform;
 
@@ -57,13 +58,54 @@ pub enum RegistryError {
         /// In words.
         reason: String,
     },
-    /// A CA file that cannot be used.
+    /// A file of certificates or keys that cannot be used.
     #[error("cannot use `{path}` as a list of certificates: {reason}")]
-    BadCa {
+    BadCertificates {
         /// The file.
         path: PathBuf,
         /// In words.
         reason: String,
+    },
+    /// A file that says how a host is reached and cannot be understood.
+    #[error("cannot use `{path}`: {reason}")]
+    BadHosts {
+        /// The file.
+        path: PathBuf,
+        /// In words, with line and column where they are known.
+        reason: String,
+    },
+    /// Credentials that were asked for and cannot be had.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    /// A log-in that the registry does not accept.
+    #[error("{host} refuses the log-in as user `{user}` (status {status})")]
+    BadLogIn {
+        /// Host with port.
+        host: String,
+        /// Who wanted to log in.
+        user: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// A place that repositories of the host are pushed to is not known.
+    #[error("nothing says where images of {host} are pushed: all its places are for reading")]
+    ReadOnly {
+        /// Host with port.
+        host: String,
+    },
+    /// An upload that came to nothing.
+    #[error("{host} did not take {digest} into `{repository}`: {reason}{}", Status(*.status))]
+    NotTaken {
+        /// Who was to take it.
+        host: String,
+        /// The blob or manifest.
+        digest: Digest,
+        /// Where it was to go.
+        repository: String,
+        /// In words.
+        reason: String,
+        /// HTTP status, of a refusal.
+        status: Option<u16>,
     },
     /// An answer that is none of the above.
     #[error("{url} answers with status {status}{}", Detail(message))]
@@ -225,6 +267,14 @@ struct Detail<'a>(&'a str);
 impl fmt::Display for Detail<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, ": {}", self.0) }
+    }
+}
+
+struct Status(Option<u16>);
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |status| write!(f, " (status {status})"))
     }
 }
 

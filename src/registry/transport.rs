@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER, USER_AGENT,
@@ -15,14 +15,17 @@ use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::auth::basic;
-use super::config::RegistryConfig;
+use super::config::{RegistryConfig, Trust};
 use super::error::{Broken, RegistryError};
 use connect::{Proxy, Route};
+pub use payload::Payload;
+use payload::Sending;
 use url::authority_of;
 pub use url::{join_url, parse_url, unescape};
 
 mod connect;
 mod failure;
+mod payload;
 mod tls;
 mod url;
 
@@ -39,22 +42,24 @@ struct Shared {
     config: RegistryConfig,
     /// One connection pool per scheme and authority, since trust differs by host.
     pools: Mutex<HashMap<String, Pool>>,
+    /// By authority, what was found out about it since the start.
+    trusts: Mutex<HashMap<String, Trust>>,
     roots: OnceLock<rustls::RootCertStore>,
 }
 
-type Pool = legacy::Client<HttpsConnector<Route>, Full<Bytes>>;
+type Pool = legacy::Client<HttpsConnector<Route>, Sending>;
 
 /// What is sent.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// `GET`, `HEAD` or `POST`.
+    /// Any.
     pub method: Method,
     /// Absolute, without user and password.
     pub url: Uri,
     /// Headers; `Authorization` stays with the host it was written for.
     pub headers: HeaderMap,
     /// Empty for most.
-    pub body: Bytes,
+    pub body: Payload,
 }
 
 /// What came back; the body is still on its way.
@@ -72,7 +77,8 @@ pub struct Response {
 impl Transport {
     /// Reads nothing yet; TLS roots are loaded when the first https URL is asked for.
     pub fn new(config: RegistryConfig) -> Transport {
-        Transport { shared: Arc::new(Shared { config, pools: Mutex::default(), roots: OnceLock::new() }) }
+        let shared = Shared { config, pools: Mutex::default(), trusts: Mutex::default(), roots: OnceLock::new() };
+        Transport { shared: Arc::new(shared) }
     }
 
     /// How hosts are reached.
@@ -80,14 +86,21 @@ impl Transport {
         &self.shared.config
     }
 
+    /// Whom to trust at `authority` from now on, rather than those that the configuration names.
+    pub(super) fn set_trust(&self, authority: &str, trust: Trust) {
+        let mut trusts = self.shared.trusts.lock().unwrap_or_else(PoisonError::into_inner);
+        trusts.insert(authority.to_owned(), trust);
+    }
+
     /// Sends `request`, again after a broken connection or an answer that promises a better one later (408, 429, 5xx).
     /// Any status may come back. Refusals, unknown names and TLS errors are final at once.
     pub async fn send(&self, request: &Request) -> Result<Response, RegistryError> {
         let retry = self.shared.config.retry;
-        let mut attempt = 1;
+        let (mut attempt, mut silences) = (1, 0);
         loop {
             let result = self.send_once(request).await;
-            if attempt >= retry.attempts || !deserves_retry(&result) {
+            silences += u32::from(matches!(&result, Err(RegistryError::Unreachable { broken: Broken::Silent { .. }, .. })));
+            if attempt >= retry.attempts || silences > 1 || !deserves_retry(&result) {
                 return result;
             }
             let wished = result.ok().and_then(|response| response.retry_after());
@@ -102,7 +115,8 @@ impl Transport {
         retry.backoff.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1))).min(retry.longest_pause)
     }
 
-    async fn send_once(&self, request: &Request) -> Result<Response, RegistryError> {
+    /// As [`Transport::send`], but never twice: for what must not be done again blindly.
+    pub(super) async fn send_once(&self, request: &Request) -> Result<Response, RegistryError> {
         let mut request = request.clone();
         let start = request.url.clone();
         for _ in 0..=MOST_REDIRECTS {
@@ -117,7 +131,7 @@ impl Transport {
             }
             if response.status == StatusCode::SEE_OTHER && request.method != Method::HEAD {
                 request.method = Method::GET;
-                request.body = Bytes::new();
+                request.body = Payload::default();
             }
             request.url = target;
         }
@@ -126,7 +140,8 @@ impl Transport {
 
     async fn exchange(&self, request: &Request) -> Result<Response, RegistryError> {
         let (pool, proxy) = self.pool(&request.url)?;
-        let mut message = hyper::Request::new(Full::new(request.body.clone()));
+        let (body, progress) = request.body.send();
+        let mut message = hyper::Request::new(body);
         *message.method_mut() = request.method.clone();
         *message.uri_mut() = request.url.clone();
         *message.headers_mut() = request.headers.clone();
@@ -137,10 +152,16 @@ impl Transport {
             message.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
         }
         let stall = self.shared.config.retry.stall;
-        let answer = match tokio::time::timeout(stall, pool.request(message)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(failure::classify(&error, authority_of(&request.url))),
-            Err(_) => return Err(silent(&request.url, stall)),
+        let mut exchange = std::pin::pin!(pool.request(message));
+        let mut taken = progress.taken_bytes();
+        let answer = loop {
+            match tokio::time::timeout(stall, &mut exchange).await {
+                Ok(Ok(answer)) => break answer,
+                Ok(Err(error)) => return Err(failure::classify(&error, authority_of(&request.url))),
+                // a long upload is no silence as long as it is being taken
+                Err(_) if progress.taken_bytes() > taken => taken = progress.taken_bytes(),
+                Err(_) => return Err(silent(&request.url, stall)),
+            }
         };
         let (head, body) = answer.into_parts();
         Ok(Response { status: head.status, headers: head.headers, url: request.url.clone(), body, stall })
@@ -159,7 +180,11 @@ impl Transport {
             return Ok((pool.clone(), proxy));
         }
         let tls = match url.scheme_str() {
-            Some("https") => tls::client_config(&self.shared.roots, self.shared.config.ca(authority))?,
+            Some("https") => {
+                let known = self.shared.trusts.lock().unwrap_or_else(PoisonError::into_inner).get(authority).cloned();
+                let trust = known.unwrap_or_else(|| self.shared.config.trust(authority));
+                tls::client_config(&self.shared.roots, &trust)?
+            }
             _ => tls::never()?,
         };
         let route = Route::new(proxy.clone(), self.shared.config.retry.stall);
@@ -180,7 +205,7 @@ impl Request {
     /// `RegistryError::BadUrl` for anything but an absolute http(s) URL.
     pub fn get(url: &str) -> Result<Request, RegistryError> {
         let (url, user) = parse_url(url)?;
-        let request = Request { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() };
+        let request = Request { method: Method::GET, url, headers: HeaderMap::new(), body: Payload::default() };
         Ok(match user {
             Some((name, password)) => request.header(AUTHORIZATION, basic(&name, &password)),
             None => request,
@@ -190,6 +215,12 @@ impl Request {
     /// The same with another method.
     pub fn method(mut self, method: Method) -> Request {
         self.method = method;
+        self
+    }
+
+    /// The same with a body.
+    pub fn body(mut self, body: Payload) -> Request {
+        self.body = body;
         self
     }
 
@@ -231,6 +262,12 @@ impl Response {
     /// A header's value, when it is there and readable.
     pub fn header(&self, name: impl hyper::header::AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// What was asked, without its query: storage behind a registry puts secrets there.
+    pub fn url_for_people(&self) -> String {
+        let text = self.url.to_string();
+        text.split('?').next().unwrap_or_default().to_owned()
     }
 
     /// Host with port that answered.

@@ -225,6 +225,14 @@ impl Registry {
         Registry::start_with(&format!("auth: {{htpasswd: {{realm: closed, path: {}}}}}\n", users.display()))
     }
 
+    /// Starts one for the user `me` with the password `s3cret`.
+    pub fn start_private() -> Registry {
+        let users = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("one-user-{}", std::process::id()));
+        // bcrypt of that password, at its lowest cost
+        fs::write(&users, "me:$2b$04$ooVo5ZDhQWByJAzZDLIndudoX8DjEBiNyKbQBeAnQXXwxSjc/GXRq\n").expect("writes");
+        Registry::start_with(&format!("auth: {{htpasswd: {{realm: private, path: {}}}}}\n", users.display()))
+    }
+
     fn start_with(config: &str) -> Registry {
         // between finding the port and using it, another process may take it: then the next one is tried
         (0..5).find_map(|_| Registry::try_start(config)).expect("the registry finds a port")

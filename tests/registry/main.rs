@@ -16,7 +16,8 @@ use croze::digest::Digest;
 use croze::reference::ImageRef;
 use croze::registry::manifest::{Document, OCI_INDEX};
 use croze::registry::{
-    Anonymous, Broken, Client, Credential, Credentials, CredentialsUsed, RegistryConfig, RegistryError, Retry,
+    Anonymous, Broken, Client, Credential, CredentialError, Credentials, CredentialsUsed, RegistryConfig, RegistryError, Retry,
+    Secret,
 };
 use fixture::{Registry, SampleImage};
 use proxy::{Fault, Proxy};
@@ -170,8 +171,9 @@ async fn nobody_there_is_offline() {
 struct Me;
 
 impl Credentials for Me {
-    fn for_host(&self, _host: &str) -> Option<Credential> {
-        Some(Credential { username: "me".into(), password: "secret".into(), origin: "the test".into() })
+    fn find(&self, _host: &str, _repository: &str) -> Result<Option<Credential>, CredentialError> {
+        let secret = Secret::Password("secret".into());
+        Ok(Some(Credential { username: "me".into(), secret, origin: "the test".into() }))
     }
 }
 

@@ -55,7 +55,7 @@ impl TlsServer {
 
     async fn get(&self, ca: Option<PathBuf>) -> Result<Vec<u8>, RegistryError> {
         let mut config = RegistryConfig::default();
-        config.hosts.entry(self.host.clone()).or_default().ca = ca;
+        config.hosts.entry(self.host.clone()).or_default().ca = ca.into_iter().collect();
         let client = Client::new(config, Arc::new(Anonymous));
         let response = client.transport().send(&Request::get(&format!("https://{}/hello", self.host))?).await?;
         Ok(response.bytes(100).await?.unwrap_or_default())
@@ -79,5 +79,5 @@ async fn a_host_is_trusted_by_its_own_ca_and_not_without_it() {
     let error = server.get(None).await.expect_err("nobody vouches for it");
     assert!(matches!(&error, RegistryError::Tls { reason, .. } if reason.contains("not trusted")), "{error}");
     let error = server.get(Some(server.ca.with_file_name("hello"))).await.expect_err("no certificates");
-    assert!(matches!(&error, RegistryError::BadCa { .. }), "{error}");
+    assert!(matches!(&error, RegistryError::BadCertificates { .. }), "{error}");
 }

@@ -1,38 +1,30 @@
 //! The distribution protocol, pull side.
 
 use std::io::Read;
-use std::sync::Arc;
 
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::auth::{self, Answer, Credentials, Granted};
-use super::blob::BlobReader;
-use super::config::{Endpoint, RegistryConfig};
-use super::error::{Broken, RegistryError};
-use super::manifest::{ACCEPTED, LARGEST_DOCUMENT_BYTES};
-use super::transport::{Request, Response, Transport};
+use super::{Client, Failures, Tries, accept_manifests, content_digest};
 use crate::diagnostic;
 use crate::digest::Digest;
 use crate::image::Descriptor;
 use crate::reference::ImageRef;
+use crate::registry::auth::Access;
+use crate::registry::blob::BlobReader;
+use crate::registry::config::Endpoint;
+use crate::registry::error::{Broken, RegistryError};
+use crate::registry::manifest::LARGEST_DOCUMENT_BYTES;
+use crate::registry::transport::Response;
 use crate::task;
 
 /// Chunks of a blob that wait for their reader: enough to bridge a pause on either side.
 const CHUNKS_AHEAD: usize = 32;
 /// Tags that are looked through for a near one.
 const TAGS_LISTED: usize = 1000;
-
-/// Talks to registries: their mirrors first, with credentials when they are asked for. Cheap to clone.
-#[derive(Clone)]
-pub struct Client {
-    transport: Transport,
-    credentials: Arc<dyn Credentials>,
-    granted: Arc<Granted>,
-}
 
 /// A manifest or index as it came, verified where a digest was given.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,16 +40,6 @@ pub struct Fetched {
 }
 
 impl Client {
-    /// Connects to nobody yet.
-    pub fn new(config: RegistryConfig, credentials: Arc<dyn Credentials>) -> Client {
-        Client { transport: Transport::new(config), credentials, granted: Arc::default() }
-    }
-
-    /// The HTTP below, for files that are in no registry.
-    pub fn transport(&self) -> &Transport {
-        &self.transport
-    }
-
     /// The manifest or index that `image_ref` names: by its digest if it has one, else by its tag.
     ///
     /// # Errors
@@ -79,13 +61,13 @@ impl Client {
     pub async fn tag_digest(&self, image_ref: &ImageRef) -> Result<Option<Digest>, RegistryError> {
         let path = format!("manifests/{}", image_ref.tag.as_deref().unwrap_or("latest"));
         let mut failures = Failures::default();
-        for endpoint in self.transport.config().endpoints(&image_ref.host) {
-            if !failures.permit(&endpoint) {
+        for endpoint in self.endpoints(&image_ref.host).await?.iter() {
+            if !failures.permit(endpoint) || !endpoint.serves.tags {
                 continue;
             }
-            match self.ask(&endpoint, image_ref, Method::HEAD, &path, accept_manifests()).await {
+            match self.ask(endpoint, image_ref, Method::HEAD, &path, accept_manifests()).await {
                 Ok(response) => return Ok(content_digest(&response)),
-                Err(error) => failures.add(&endpoint, error),
+                Err(error) => failures.add(endpoint, error),
             }
         }
         Err(failures.into_error(image_ref))
@@ -142,13 +124,13 @@ impl Client {
     /// The tags of the repository, as many as the registry gives at once.
     pub async fn tags(&self, image_ref: &ImageRef) -> Result<Vec<String>, RegistryError> {
         let mut failures = Failures::default();
-        for endpoint in self.transport.config().endpoints(&image_ref.host) {
-            if !failures.permit(&endpoint) {
+        for endpoint in self.endpoints(&image_ref.host).await?.iter() {
+            if !failures.permit(endpoint) || !endpoint.serves.tags {
                 continue;
             }
-            match self.tags_at(&endpoint, image_ref).await {
+            match self.tags_at(endpoint, image_ref).await {
                 Ok(tags) => return Ok(tags),
-                Err(error) => failures.add(&endpoint, error),
+                Err(error) => failures.add(endpoint, error),
             }
         }
         Err(failures.into_error(image_ref))
@@ -173,13 +155,14 @@ impl Client {
         expected: Option<Digest>,
     ) -> Result<Fetched, RegistryError> {
         let mut failures = Failures::default();
-        for endpoint in self.transport.config().endpoints(&image_ref.host) {
-            if !failures.permit(&endpoint) {
+        let serves = |endpoint: &Endpoint| if expected.is_some() { endpoint.serves.blobs } else { endpoint.serves.tags };
+        for endpoint in self.endpoints(&image_ref.host).await?.iter() {
+            if !failures.permit(endpoint) || !serves(endpoint) {
                 continue;
             }
-            match self.manifest_at(&endpoint, image_ref, reference, expected).await {
+            match self.manifest_at(endpoint, image_ref, reference, expected).await {
                 Ok(fetched) => return Ok(fetched),
-                Err(error) => failures.add(&endpoint, error),
+                Err(error) => failures.add(endpoint, error),
             }
         }
         let mut error = failures.into_error(image_ref);
@@ -225,14 +208,14 @@ impl Client {
     ) -> Result<String, RegistryError> {
         let mut progress = Progress { digest, size_bytes, sent_bytes: 0, sender };
         let mut failures = Failures::default();
-        for endpoint in self.transport.config().endpoints(&image_ref.host) {
-            if !failures.permit(&endpoint) {
+        for endpoint in self.endpoints(&image_ref.host).await?.iter() {
+            if !failures.permit(endpoint) || !endpoint.serves.blobs {
                 continue;
             }
             let mut attempt = 1;
             loop {
                 let before = progress.sent_bytes;
-                let error = match self.send_rest(&endpoint, image_ref, &mut progress).await {
+                let error = match self.send_rest(endpoint, image_ref, &mut progress).await {
                     Ok(host) => return Ok(host),
                     Err(error) => error,
                 };
@@ -240,7 +223,7 @@ impl Client {
                 // What moved on may break again as often as it likes; what stands still is given up.
                 attempt = if progress.sent_bytes > before { 1 } else { attempt + 1 };
                 if !broken || attempt > self.transport.config().retry.attempts {
-                    failures.add(&endpoint, error);
+                    failures.add(endpoint, error);
                     break;
                 }
                 tokio::time::sleep(self.transport.pause(attempt)).await;
@@ -302,7 +285,7 @@ impl Client {
         if progress.sent_bytes < progress.size_bytes { Err(cut("it ended early")) } else { Ok(host) }
     }
 
-    /// One request below `/v2/REPOSITORY/`, with credentials once they are asked for. Returns only successes.
+    /// A read below `/v2/REPOSITORY/`. Returns only successes.
     async fn ask(
         &self,
         endpoint: &Endpoint,
@@ -311,35 +294,17 @@ impl Client {
         path: &str,
         headers: Vec<(HeaderName, HeaderValue)>,
     ) -> Result<Response, RegistryError> {
-        let repository = &image_ref.repository;
-        let url = format!("{}://{}/v2/{repository}/{path}", endpoint.scheme, endpoint.authority);
-        let mut request = Request::get(&url)?.method(method);
+        let mut request = endpoint.request(method, &format!("{}/{path}", image_ref.repository))?;
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        if let Some(value) = self.granted.get(endpoint, repository) {
-            request.headers.insert(AUTHORIZATION, value);
-        }
-        let mut response = self.transport.send(&request).await?;
-        let mut credential = None;
-        if response.status == StatusCode::UNAUTHORIZED && response.host() == endpoint.authority {
-            credential = self.credentials.for_host(&endpoint.host);
-            let answer = auth::answer(&self.transport, endpoint, repository, &response.headers, credential.as_ref()).await?;
-            if let Answer::Retry(value) = answer {
-                request.headers.insert(AUTHORIZATION, value.clone());
-                response = self.transport.send(&request).await?;
-                if response.status.is_success() {
-                    self.granted.set(endpoint, repository, value);
-                }
-            }
-        }
-        let (name, host) = (image_ref.familiar(), endpoint.host.clone());
+        let access = Access::Pull { repository: image_ref.repository.clone() };
+        let response = self.authorized(endpoint, &access, &image_ref.familiar(), request, Tries::Many).await?;
         match response.status {
             status if status.is_success() => Ok(response),
-            StatusCode::NOT_FOUND => Err(RegistryError::NotFound { name, host, nearest: Vec::new() }),
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                let used = auth::used(credential.as_ref());
-                Err(RegistryError::Denied { name, host: response.host(), status: status.as_u16(), used })
+            StatusCode::NOT_FOUND => {
+                let (name, host) = (image_ref.familiar(), endpoint.host.clone());
+                Err(RegistryError::NotFound { name, host, nearest: Vec::new() })
             }
             _ => Err(response.into_status_error().await),
         }
@@ -358,47 +323,6 @@ impl Progress {
     fn bad_size(&self, host: String, found_bytes: u64) -> RegistryError {
         RegistryError::BadSize { host, digest: self.digest, expected_bytes: self.size_bytes, found_bytes }
     }
-}
-
-/// What went wrong on the endpoints asked so far: the last one decides, since mirrors come before the host itself.
-#[derive(Default)]
-struct Failures {
-    last: Option<(Endpoint, RegistryError)>,
-}
-
-impl Failures {
-    /// Whether `endpoint` should be asked: https on loopback only where plain http met something that may be TLS.
-    fn permit(&self, endpoint: &Endpoint) -> bool {
-        match &self.last {
-            Some((last, error)) if last.authority == endpoint.authority && last.scheme == "http" => match error {
-                RegistryError::Status { status, .. } => *status == 400,
-                RegistryError::Unreachable { broken, .. } => matches!(broken, Broken::Cut(_)),
-                _ => false,
-            },
-            _ => true,
-        }
-    }
-
-    fn add(&mut self, endpoint: &Endpoint, error: RegistryError) {
-        let is_guess = matches!(&self.last, Some((last, _)) if last.authority == endpoint.authority);
-        // A guess that was wrong says nothing: the connection in plain http is what broke.
-        if !(is_guess && matches!(error, RegistryError::Tls { .. } | RegistryError::Unreachable { .. })) {
-            self.last = Some((endpoint.clone(), error));
-        }
-    }
-
-    fn into_error(self, image_ref: &ImageRef) -> RegistryError {
-        let nobody = || RegistryError::NotFound { name: image_ref.familiar(), host: image_ref.host.clone(), nearest: Vec::new() };
-        self.last.map_or_else(nobody, |(_, error)| error)
-    }
-}
-
-fn accept_manifests() -> Vec<(HeaderName, HeaderValue)> {
-    ACCEPTED.iter().map(|media_type| (ACCEPT, HeaderValue::from_static(media_type))).collect()
-}
-
-fn content_digest(response: &Response) -> Option<Digest> {
-    response.header("docker-content-digest")?.parse().ok()
 }
 
 /// `bytes 5-9/10` → 5.
@@ -422,34 +346,6 @@ fn nearest_tags(wanted: &str, tags: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn endpoint(scheme: &'static str, host: &str) -> Endpoint {
-        Endpoint { scheme, authority: host.to_owned(), host: host.to_owned() }
-    }
-
-    #[test]
-    fn https_is_guessed_on_loopback_only_when_http_meets_tls() {
-        let permitted = |error| {
-            let mut failures = Failures::default();
-            failures.add(&endpoint("http", "127.0.0.1"), error);
-            failures.permit(&endpoint("https", "127.0.0.1"))
-        };
-        let unreachable = |broken| RegistryError::Unreachable { host: "h".into(), broken };
-        assert!(permitted(RegistryError::Status { url: "u".into(), status: 400, message: String::new() }));
-        assert!(permitted(unreachable(Broken::Cut("reset".into()))));
-        assert!(!permitted(unreachable(Broken::Refused)));
-        assert!(!permitted(RegistryError::NotFound { name: "n".into(), host: "h".into(), nearest: Vec::new() }));
-    }
-
-    #[test]
-    fn the_host_itself_has_the_last_word() {
-        let mut failures = Failures::default();
-        failures.add(&endpoint("https", "mirror"), RegistryError::Redirects { url: "mirror".into() });
-        assert!(failures.permit(&endpoint("https", "host")));
-        failures.add(&endpoint("https", "host"), RegistryError::Redirects { url: "host".into() });
-        let error = failures.into_error(&"x".parse().expect("valid"));
-        assert!(matches!(error, RegistryError::Redirects { url } if url == "host"));
-    }
 
     #[test]
     fn near_tags_are_found() {
