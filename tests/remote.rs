@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use common::{Registry, Space, skip_unless};
+use common::{Registry, Space, judge, skip_unless};
 
 /// `me:s3cret` in base64.
 const KEPT: &str = "bWU6czNjcmV0";
@@ -88,4 +88,92 @@ fn a_file_of_credentials_that_is_none_is_named() {
         "{}",
         run.stderr
     );
+}
+
+#[test]
+fn what_is_pushed_is_what_others_and_we_pull() {
+    if !skip_unless("what_is_pushed_is_what_others_and_we_pull", &["docker-registry", "skopeo"]) {
+        return;
+    }
+    let (space, registry) = (Space::with_busybox(), Registry::start_private());
+    let host = registry.host.as_str();
+    space.croze(["login", "-u", "me", "-p", "s3cret", host]).succeeds();
+    space.dockerfile("FROM busybox\nRUN echo made > /made\nLABEL a=b\n");
+    let (one, two) = (format!("{host}/team/app:1"), format!("{host}/team/app:latest"));
+    let run = space.build(&["--push", "-t", &one, "-t", &two, "--metadata-file", "meta.json"]).succeeds();
+    let meta = space.read_json("meta.json");
+    let digest = meta["containerimage.digest"].as_str().expect("text").to_owned();
+    assert_eq!(meta["image.name"], format!("{one},{two}"));
+    assert!(run.stderr.contains(&format!("pushing manifest for {one}@{digest}")), "{}", run.stderr);
+
+    let image = format!("docker://{one}");
+    let inspected = judge("skopeo", &["inspect", "--tls-verify=false", "--creds", "me:s3cret", &image]);
+    let inspected: serde_json::Value = serde_json::from_str(&inspected.stdout).expect("JSON");
+    assert_eq!((inspected["Digest"].as_str(), &inspected["Labels"]["a"]), (Some(digest.as_str()), &"b".into()));
+    assert_eq!(inspected["Layers"].as_array().map(Vec::len), Some(2));
+
+    // the image of the store is the same one
+    let again = space.croze(["push", &two]).succeeds();
+    assert_eq!(again.stdout, format!("{two}@{digest}\n"));
+    assert_eq!(again.stderr, "blobs: 3 there before\n");
+
+    let other = Space::new();
+    let auth = space.read(".docker/config.json");
+    other.write(".docker/config.json", auth);
+    let pulled = other.croze(["pull", &format!("{host}/team/app@{digest}")]).succeeds();
+    assert_eq!(pulled.stdout, format!("{}\n", meta["containerimage.config.digest"].as_str().expect("text")));
+    other.croze(["pull", &one]).succeeds();
+    assert_eq!(other.croze(["push", &one]).succeeds().stderr, "blobs: 3 there before\n");
+    other.dockerfile(&format!("FROM {one}\nCOPY --from={two} /made /again\n"));
+    let files = other.build_files(&[]);
+    assert_eq!(fs::read_to_string(files.join("again")).expect("there"), "made\n");
+}
+
+#[test]
+fn a_push_by_digest_sets_no_tag() {
+    if !skip_unless("a_push_by_digest_sets_no_tag", &["docker-registry"]) {
+        return;
+    }
+    let (space, registry) = (Space::with_busybox(), Registry::start());
+    let host = registry.host.as_str();
+    space.dockerfile("FROM busybox\nCOPY Dockerfile /\n");
+    let output = format!("type=image,name={host}/app,push=true,push-by-digest=true,name-canonical=true");
+    space.build(&["-o", &output, "--metadata-file", "meta.json"]).succeeds();
+    let digest = space.read_json("meta.json")["containerimage.digest"].as_str().expect("text").to_owned();
+    let other = Space::new();
+    other.croze(["pull", &format!("{host}/app@{digest}")]).succeeds();
+    // an index with an attestation goes whole, and its image comes back
+    space.build(&["-o", &output.replace("/app", "/told"), "--provenance=true", "--metadata-file", "meta.json"]).succeeds();
+    let told = space.read_json("meta.json")["containerimage.digest"].as_str().expect("text").to_owned();
+    assert_ne!(told, digest);
+    other.croze(["pull", &format!("{host}/told@{told}")]).succeeds();
+    let run = other.croze(["pull", &format!("{host}/app:latest")]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    space.build(&["--push"]).fails(2, "error: a push needs a name: `-t HOST/REPOSITORY:TAG`, or `name=` in the output");
+}
+
+#[test]
+fn an_authority_of_the_users_own_is_trusted_where_it_is_named() {
+    if !skip_unless("an_authority_of_the_users_own_is_trusted_where_it_is_named", &["docker-registry", "openssl"]) {
+        return;
+    }
+    let (space, registry) = (Space::with_busybox(), Registry::start_tls());
+    let name = format!("{}/app:1", registry.host);
+    space.dockerfile("FROM busybox\nCOPY Dockerfile /\n");
+    let config = format!("[registry.\"{}\"]\n", registry.host);
+    let push = || space.build(&["--push", "-t", &name]);
+
+    space.write(".config/croze/config.toml", format!("{config}ca = \"{}\"\n", registry.ca().display()));
+    push().succeeds();
+    // Docker's way says the same
+    fs::remove_file(space.path(".config/croze/config.toml")).expect("there");
+    let place = format!(".config/croze/certs.d/{}/ca.crt", registry.host);
+    space.write(&place, fs::read(registry.ca()).expect("there"));
+    push().succeeds();
+    space.write(".config/croze/config.toml", format!("{config}insecure = true\n"));
+    push().succeeds();
+    space.write(".config/croze/config.toml", format!("{config}isecure = true\n"));
+    let run = push();
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("unknown field `isecure`") && run.stderr.contains("config.toml:2:1"), "{}", run.stderr);
 }

@@ -56,7 +56,8 @@ pub async fn build(
     }
     let ran = build.run(plan, inputs, &outputs).await?;
     let cancel = build.cancel.clone();
-    let exporting = super::output::export(&build.store, ran.product, outputs, &build.reporter, &mut build.request);
+    let exporting =
+        super::output::export((&build.store, &build.client), ran.product, outputs, &build.reporter, &mut build.request);
     let exported = unless_canceled(&cancel, exporting).await?;
     let Summary { ran_steps, cached_steps } = ran.summary;
     Ok(BuildResult { ran_steps, cached_steps, warnings: planned.warnings, ..exported })

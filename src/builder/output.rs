@@ -1,17 +1,23 @@
 //! From a finished stack of layers to what the client asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::reporter::Reporter;
 use super::{BuildError, BuildRequest, BuildResult, ErrorKind, report};
 use crate::diagnostic::Diagnostic;
+use crate::digest::Digest;
+use crate::event::StepNumber;
+use crate::export::output::Push;
 use crate::export::{
-    self, Annotation, Artifact, Built, BuiltImage, BuiltLayer, Claim, Destination, Form, LayerOrigin, Output, OutputKind,
+    self, Annotation, Artifact, Built, BuiltImage, BuiltLayer, Claim, Destination, ExportError, Form, LayerOrigin, Output,
+    OutputKind,
 };
 use crate::image::{Descriptor, Dialect, DraftHistory, ImageDraft};
 use crate::layer;
 use crate::plan::Draft;
+use crate::reference::ImageRef;
+use crate::registry::Client;
 use crate::store::Store;
 use crate::task;
 use crate::worker::{Stack, StackLayer};
@@ -77,6 +83,10 @@ pub fn parse(request: &BuildRequest) -> Result<Wanted, BuildError> {
     if let Some(reason) = contradiction(&outputs, request) {
         return Err(usage(reason));
     }
+    let nameless = |output: &Output| output.push.is_some() && output.names.is_empty() && request.tags.is_empty();
+    if outputs.iter().any(nameless) {
+        return Err(usage("a push needs a name: `-t HOST/REPOSITORY:TAG`, or `name=` in the output".to_owned()));
+    }
     Ok(Wanted { outputs })
 }
 
@@ -110,7 +120,7 @@ fn contradiction(outputs: &[Output], request: &BuildRequest) -> Option<String> {
 
 /// Writes every output, one after the other.
 pub async fn export(
-    store: &Store,
+    (store, client): (&Store, &Client),
     product: Product,
     wanted: Wanted,
     reporter: &Reporter,
@@ -118,15 +128,17 @@ pub async fn export(
 ) -> Result<BuildResult, BuildError> {
     let now_secs = request.now_secs();
     let provenance = product.images.iter().map(|image| (image.draft.config.platform(), image.provenance.clone())).collect();
+    let origins: HashMap<Digest, ImageRef> = product.images.iter().flat_map(|image| origins(&image.stack)).collect();
     let built = Arc::new(built(product, request));
     let mut stdout = std::mem::replace(&mut request.stdout, Box::new(std::io::sink()));
     let mut first: Option<Artifact> = None;
     let mut written = Vec::new();
     for output in wanted.outputs {
         let step = reporter.announce(output.describe().to_owned());
-        let (store, built) = (store.clone(), built.clone());
+        let (push, mut names) = (output.push, output.names.clone());
+        let (blocking_store, blocking_built) = (store.clone(), built.clone());
         let (result, back) = task::blocking(move || {
-            let result = export::export(&store, &built, &output, now_secs, &mut *stdout);
+            let result = export::export(&blocking_store, &blocking_built, &output, now_secs, &mut *stdout);
             (result, stdout)
         })
         .await;
@@ -139,6 +151,16 @@ pub async fn export(
                 }
                 if let Some(Artifact { root, index: Some(_), .. }) = &exported.artifact {
                     reporter.note(step, format!("exporting manifest list {}", root.digest));
+                }
+                if let (Some(push), Some(artifact)) = (push, &exported.artifact) {
+                    if names.is_empty() {
+                        names.clone_from(&built.names);
+                    }
+                    let place = Place { store, client, names: &names, origins: &origins };
+                    if let Err(error) = place.send(push, &artifact.root, reporter, step).await {
+                        reporter.failed(step, error.to_string());
+                        return Err(report::export_error(&error));
+                    }
                 }
                 reporter.done(step, None);
                 first = first.or(exported.artifact);
@@ -167,6 +189,41 @@ pub async fn export(
         cached_steps: 0,
         warnings: Vec::new(),
     })
+}
+
+/// Where a finished image is pushed.
+struct Place<'a> {
+    store: &'a Store,
+    client: &'a Client,
+    names: &'a [ImageRef],
+    /// The images that layers came with.
+    origins: &'a HashMap<Digest, ImageRef>,
+}
+
+impl Place<'_> {
+    /// Pushes the image, telling so in BuildKit's words.
+    async fn send(&self, push: Push, root: &Descriptor, reporter: &Reporter, step: StepNumber) -> Result<(), ExportError> {
+        reporter.note(step, "pushing layers".to_owned());
+        let client = match push.insecure {
+            true => self.names.iter().fold(self.client.clone(), |client, name| client.insecure(&name.host)),
+            false => self.client.clone(),
+        };
+        let pushed = export::push(self.store, &client, root, self.names, push.by, self.origins).await?;
+        for name in pushed.names {
+            reporter.note(step, format!("pushing manifest for {name}"));
+        }
+        Ok(())
+    }
+}
+
+/// The images that the layers of `stack` came with, by the digests of their blobs.
+fn origins(stack: &Stack) -> impl Iterator<Item = (Digest, ImageRef)> {
+    let origin = |layer: &StackLayer| {
+        let (base, image) = layer.base.as_ref()?;
+        // an image out of a layout has a path for a name
+        Some((base.digest, image.name.parse().ok()?))
+    };
+    stack.layers.iter().filter_map(origin)
 }
 
 /// Puts plan and layers together. A history item whose step made no layer of this stack has none.

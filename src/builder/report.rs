@@ -199,6 +199,9 @@ fn with_registry_advice(diagnostic: Diagnostic, error: &RegistryError) -> Diagno
 
 /// An output that could not be written.
 pub fn export_error(error: &ExportError) -> BuildError {
+    if let ExportError::Registry(error) = error {
+        return registry_error(error);
+    }
     let diagnostic = Diagnostic::error_without_place("export-failed", error.to_string()).because(error);
     let (kind, help) = match error {
         ExportError::Clash { .. } => {

@@ -36,10 +36,45 @@ pub enum Command {
     Tag(TagArgs),
     /// Take names of images away
     Rmi(RmiArgs),
+    /// Fetch an image from its registry
+    Pull(PullArgs),
+    /// Send an image to its registry
+    Push(PushArgs),
     /// Log in to a registry
     Login(LoginArgs),
     /// Forget the credentials for a registry
     Logout(LogoutArgs),
+}
+
+/// `croze pull`.
+#[derive(Debug, clap::Args)]
+pub struct PullArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Name of the image
+    #[arg(value_name = "NAME[:TAG|@DIGEST]")]
+    pub name: String,
+    /// Platform of the image [default: $DOCKER_DEFAULT_PLATFORM, else the host's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Print the image ID alone
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `croze push`.
+#[derive(Debug, clap::Args)]
+pub struct PushArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Names of images in the store
+    #[arg(value_name = "NAME[:TAG]", required = true)]
+    pub names: Vec<String>,
+    /// Print the digests alone
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// `croze login`.

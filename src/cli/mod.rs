@@ -28,6 +28,7 @@ pub mod progress;
 mod request;
 mod signals;
 mod stderr;
+mod transfer;
 pub mod values;
 
 use args::{Args, Command};
@@ -57,6 +58,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
         Command::Save(args) => images::save(&args, environment),
         Command::Tag(args) => images::tag(&args, environment),
         Command::Rmi(args) => images::remove(&args, environment),
+        Command::Pull(args) => transfer::pull(&args, environment),
+        Command::Push(args) => transfer::push(&args, environment),
         Command::Login(args) => login::log_in(args, environment),
         Command::Logout(args) => login::log_out(&args, environment),
     };

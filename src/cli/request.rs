@@ -65,7 +65,7 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
         platforms: platforms(&args.platforms, environment, problems),
         no_cache: no_cache(args.no_cache, args.no_cache_filter),
         pull: args.pull,
-        outputs: outputs(args.outputs, args.load),
+        outputs: outputs(args.outputs, args.load, args.push),
         annotations: args.annotations,
         attestations: attestations(&args.attest, args.provenance.as_deref(), args.sbom.as_deref(), problems),
         locking: locking(args.lock.as_deref(), args.locked, problems),
@@ -159,9 +159,19 @@ fn locking(lock: Option<&str>, locked: bool, problems: &mut Problems) -> Locking
     }
 }
 
-/// `--load` is buildx's short form of an output.
-fn outputs(mut outputs: Vec<String>, load: bool) -> Vec<String> {
+/// `--load` is buildx's short form of an output; `--push` makes images that are outputs already pushed ones, and is one more
+/// output where there is none.
+fn outputs(mut outputs: Vec<String>, load: bool, push: bool) -> Vec<String> {
+    let kind =
+        |text: &str, kind: &str| values::csv_fields(text).iter().any(|field| field.split_once('=') == Some(("type", kind)));
+    let is_image = |text: &String| kind(text, "image") || kind(text, "registry");
     outputs.extend(load.then(|| "type=docker".to_owned()));
+    if push && !outputs.iter().any(is_image) {
+        outputs.push("type=image".to_owned());
+    }
+    for output in outputs.iter_mut().filter(|output| push && is_image(output)) {
+        output.push_str(",push=true");
+    }
     outputs
 }
 
@@ -221,7 +231,6 @@ fn progress(args: &BuildArgs, environment: &Environment, problems: &mut Problems
 /// Flags that ask for something croze cannot give. What only asks *not* to have it is fine.
 fn refuse_unavailable(args: &BuildArgs, problems: &mut Problems) {
     let refused = [
-        (args.push, "`--push` is not available; `--output type=oci,dest=FILE` writes an archive that `skopeo copy` can push"),
         (!args.cache_to.is_empty(), "`--cache-to`: remote caches are not available"),
         (args.cgroup_parent.is_some(), "`--cgroup-parent` is not available"),
         (!args.resource.is_empty(), "`--resource` is not available"),
@@ -291,14 +300,23 @@ mod tests {
     #[test]
     fn all_wrong_flags_are_reported_at_once() {
         check_refused(
-            "--push -t Upper --network nope --shm-size x .",
+            "--policy x -t Upper --network nope --shm-size x .",
             &[
-                "`--push` is not available; `--output type=oci,dest=FILE` writes an archive that `skopeo copy` can push",
+                "`--policy` is not available",
                 "invalid value for `--tag`: image name `Upper` has upper-case letters; repository names are lower case",
                 "invalid value for `--network`: `nope` is not one of `default`, `none`, `host`",
                 "invalid value for `--shm-size`: `x` is not a size such as `64m`",
             ],
         );
+    }
+
+    #[test]
+    fn a_push_is_an_output() {
+        let outputs = |line: &str| accepted(line, &[]).request.outputs;
+        assert_eq!(outputs("--push ."), ["type=image,push=true"]);
+        assert_eq!(outputs("--push -o type=image,name=x ."), ["type=image,name=x,push=true"]);
+        assert_eq!(outputs("--push -o out ."), ["out", "type=image,push=true"]);
+        assert_eq!(outputs("-o type=registry ."), ["type=registry"]);
     }
 
     #[test]

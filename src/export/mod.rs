@@ -14,6 +14,7 @@ use crate::digest::DiffId;
 use crate::image::{Descriptor, ImageDraft};
 use crate::layer::LayerError;
 use crate::reference::ImageRef;
+use crate::registry::RegistryError;
 use crate::snapshot::{SnapshotError, TreePath};
 use crate::store::{NameOrigin, NameRecord, Store, StoreError};
 
@@ -24,6 +25,7 @@ mod blobs;
 mod daemon;
 mod layout;
 pub mod output;
+mod push;
 mod sink;
 mod stored;
 mod tree;
@@ -33,6 +35,7 @@ pub use annotation::{Annotation, AnnotationError};
 pub use artifact::Artifact;
 pub use attestation::{Attestation, Claim};
 pub use output::{Destination, Output, OutputError, OutputKind};
+pub use push::{PushBy, Pushed, publishable, push};
 pub use stored::stored;
 pub use validate::validate;
 
@@ -97,6 +100,9 @@ pub enum ExportError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] Box<RegistryError>),
     /// What [`validate()`] found.
     #[error("`{path}` is no valid OCI layout: {}", problems.join("; "))]
     Invalid {
@@ -109,6 +115,12 @@ pub enum ExportError {
 
 fn hint(reasons: &[String]) -> String {
     reasons.iter().map(|reason| format!("; {reason}")).collect()
+}
+
+impl From<RegistryError> for ExportError {
+    fn from(error: RegistryError) -> ExportError {
+        ExportError::Registry(Box::new(error))
+    }
 }
 
 impl ExportError {
@@ -225,7 +237,9 @@ pub fn export(
     match &output.kind {
         OutputKind::Nothing => Ok(Exported { artifact: None, written: String::new() }),
         OutputKind::Image => {
-            let artifact = to_store(store, &built, &output.annotations, now_secs)?;
+            let stored = to_store(store, &built, &output.annotations, now_secs)?;
+            // what is pushed is what the caller is told of
+            let artifact = if output.push.is_some() { prepare()? } else { stored };
             Ok(Exported { artifact: Some(artifact), written: String::new() })
         }
         OutputKind::OciArchive(destination) | OutputKind::DockerArchive(destination) => {

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use super::annotation::{Annotation, AnnotationError};
+use super::push::PushBy;
 use crate::diagnostic::nearest;
 use crate::image::Dialect;
 use crate::layer::{self, Compression, Encoding};
@@ -67,6 +68,9 @@ pub enum OutputError {
         /// What it should look like.
         form: &'static str,
     },
+    /// `push-by-digest` with a tag.
+    #[error("`{0}` has a tag, and a push by digest sets none; leave the tag out")]
+    TaggedDigest(String),
     /// Valid for BuildKit, not available here.
     #[error("{what} is not available in this version; {instead}")]
     Unavailable {
@@ -94,8 +98,19 @@ pub struct Output {
     pub epoch: Option<i64>,
     /// Words for manifest, index and descriptors.
     pub annotations: Vec<Annotation>,
+    /// Whether the image in the store is pushed to the registries of its names.
+    pub push: Option<Push>,
     /// `platform-split=`: whether files of each platform have a directory of their own; `None` where there is an index.
     pub split: Option<bool>,
+}
+
+/// `push=`, and what goes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Push {
+    /// `push-by-digest=`.
+    pub by: PushBy,
+    /// `registry.insecure=`: take any certificate, or plain http.
+    pub insecure: bool,
 }
 
 /// What is written, and where.
@@ -213,6 +228,7 @@ impl Output {
             },
             epoch: None,
             annotations: Vec::new(),
+            push: None,
             split: None,
         }
     }
@@ -231,6 +247,7 @@ impl Output {
     /// What writing it is called in progress output.
     pub fn describe(&self) -> &'static str {
         match self.kind {
+            OutputKind::Image if self.push.is_some() => "exporting to image",
             OutputKind::Image => "exporting to the store",
             OutputKind::OciArchive(_) | OutputKind::OciDirectory(_) => "exporting to oci image format",
             OutputKind::DockerArchive(_) | OutputKind::Load => "exporting to docker image format",
@@ -277,11 +294,18 @@ struct Reader {
     output: Output,
     dest: Option<String>,
     directory: bool,
+    push: bool,
+    by: PushBy,
+    insecure: bool,
+    /// The first name with a tag.
+    tagged: Option<String>,
 }
 
 impl Reader {
     fn new(kind: &'static str) -> Reader {
-        Reader { kind, output: Output::store(), dest: None, directory: false }
+        let push = kind == "registry";
+        let (output, by) = (Output::store(), PushBy::Tag);
+        Reader { kind, output, dest: None, directory: false, push, by, insecure: false, tagged: None }
     }
 
     fn read(mut self, pairs: Vec<(String, String)>) -> Result<Output, OutputError> {
@@ -303,6 +327,10 @@ impl Reader {
                 for name in value.split(',').filter(|name| !name.is_empty()) {
                     let parsed = name.parse().map_err(|reason| OutputError::BadName { name: name.to_owned(), reason })?;
                     output.names.push(parsed);
+                    let last = name.rsplit('/').next().unwrap_or_default();
+                    if last.contains(':') {
+                        self.tagged.get_or_insert(name.to_owned());
+                    }
                 }
             }
             "compression" => {
@@ -330,9 +358,9 @@ impl Reader {
                 let epoch = value.parse().map_err(|_| bad(key, value, "a number of seconds since 1970"))?;
                 output.epoch = Some(epoch);
             }
-            "push" | "push-by-digest" => {
-                return if boolean(&key, &value)? { Err(pushing()) } else { Ok(()) };
-            }
+            "push" => self.push = boolean(&key, &value)?,
+            "push-by-digest" => self.by = if boolean(&key, &value)? { PushBy::Digest } else { PushBy::Tag },
+            "registry.insecure" => self.insecure = boolean(&key, &value)?,
             "oci-mediatypes" => {
                 output.layers.dialect = if boolean(&key, &value)? { Dialect::Oci } else { Dialect::Docker };
             }
@@ -368,6 +396,15 @@ impl Reader {
     }
 
     fn finish(mut self) -> Result<Output, OutputError> {
+        if self.push
+            && self.by == PushBy::Digest
+            && let Some(name) = self.tagged.take()
+        {
+            return Err(OutputError::TaggedDigest(name));
+        }
+        if self.push && matches!(self.kind, "image" | "registry") {
+            self.output.push = Some(Push { by: self.by, insecure: self.insecure });
+        }
         let Encoding { compression, level } = self.output.layers.encoding;
         if compression == Compression::Gzip && level.is_some_and(|level| !(0..=9).contains(&level)) {
             return Err(bad("compression-level".to_owned(), level.unwrap_or_default().to_string(), "for gzip, 0 to 9"));
@@ -379,8 +416,7 @@ impl Reader {
         let destination = self.destination()?;
         let stdout = destination == Some(Destination::Stdout);
         let kind = match (self.kind, destination) {
-            ("image", _) => OutputKind::Image,
-            ("registry", _) => return Err(pushing()),
+            ("image" | "registry", _) => OutputKind::Image,
             ("cacheonly", _) => OutputKind::Nothing,
             ("local", Some(Destination::File(path))) => OutputKind::Files(path),
             ("local", _) => return Err(OutputError::Destination { kind: "local", form: "`dest=DIRECTORY`" }),
@@ -407,13 +443,6 @@ impl Reader {
             Some("-") => Ok(Some(Destination::Stdout)),
             Some(path) => Ok(Some(Destination::File(path.into()))),
         }
-    }
-}
-
-fn pushing() -> OutputError {
-    OutputError::Unavailable {
-        what: "pushing to a registry",
-        instead: "write `type=oci,dest=FILE` and copy it with `skopeo copy oci-archive:FILE docker://NAME`",
     }
 }
 
@@ -524,6 +553,22 @@ mod tests {
     }
 
     #[test]
+    fn pushes() {
+        let push = |text: &str| check(text, OutputKind::Image).push;
+        let plain = Push { by: PushBy::Tag, insecure: false };
+        assert_eq!(push("type=registry,name=x"), Some(plain));
+        assert_eq!(push("type=image,push=true"), Some(plain));
+        assert_eq!(push("type=image"), None);
+        assert_eq!(push("type=registry,push=false"), None);
+        let by_digest = push("type=image,name=h/x,push=true,push-by-digest=true,name-canonical=true,registry.insecure=true");
+        assert_eq!(by_digest, Some(Push { by: PushBy::Digest, insecure: true }));
+        refused(
+            "type=registry,name=h:5000/x:1,push-by-digest=1",
+            "`h:5000/x:1` has a tag, and a push by digest sets none; leave the tag out",
+        );
+    }
+
+    #[test]
     fn attributes() {
         let output = check(
             r#"type=oci,"name=a:1,b/c",compression=zstd,force-compression=true,rewrite-timestamp=1,source-date-epoch=7,annotation.k=v=w"#,
@@ -561,13 +606,6 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_says_so() {
-        for text in ["type=registry,name=x", "type=image,push=true"] {
-            refused(
-                text,
-                "pushing to a registry is not available in this version; write `type=oci,dest=FILE` and copy it with \
-                 `skopeo copy oci-archive:FILE docker://NAME`",
-            );
-        }
         refused("type=local", "`type=local` needs `dest=DIRECTORY`");
         refused("type=local,dest=-", "`type=local` needs `dest=DIRECTORY`");
         refused("type=oci,tar=false", "`type=oci` needs `dest=DIRECTORY` with `tar=false`");

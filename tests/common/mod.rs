@@ -215,14 +215,14 @@ pub struct Registry {
 impl Registry {
     /// Starts one and waits until it listens.
     pub fn start() -> Registry {
-        Registry::start_with("")
+        Registry::start_with("", "")
     }
 
     /// Starts one that knows no user and wants a log-in.
     pub fn start_closed() -> Registry {
         let users = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("no-users-{}", std::process::id()));
         fs::write(&users, "").expect("writes");
-        Registry::start_with(&format!("auth: {{htpasswd: {{realm: closed, path: {}}}}}\n", users.display()))
+        Registry::start_with("", &format!("auth: {{htpasswd: {{realm: closed, path: {}}}}}\n", users.display()))
     }
 
     /// Starts one for the user `me` with the password `s3cret`.
@@ -230,21 +230,37 @@ impl Registry {
         let users = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("one-user-{}", std::process::id()));
         // bcrypt of that password, at its lowest cost
         fs::write(&users, "me:$2b$04$ooVo5ZDhQWByJAzZDLIndudoX8DjEBiNyKbQBeAnQXXwxSjc/GXRq\n").expect("writes");
-        Registry::start_with(&format!("auth: {{htpasswd: {{realm: private, path: {}}}}}\n", users.display()))
+        Registry::start_with("", &format!("auth: {{htpasswd: {{realm: private, path: {}}}}}\n", users.display()))
     }
 
-    fn start_with(config: &str) -> Registry {
+    /// Starts one that speaks TLS; nobody but [`Registry::ca`] vouches for it.
+    pub fn start_tls() -> Registry {
+        let directory = tls_directory();
+        let [certificate, key] = ["tls.crt", "tls.key"].map(|name| directory.join(name).display().to_string());
+        let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=croze \
+                     -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:false";
+        let arguments: Vec<&str> = words.split_whitespace().chain(["-keyout", &key, "-out", &certificate]).collect();
+        judge("openssl", &arguments);
+        Registry::start_with(&format!(", tls: {{certificate: {certificate}, key: {key}}}"), "")
+    }
+
+    /// The certificate of one that speaks TLS.
+    pub fn ca(&self) -> PathBuf {
+        tls_directory().join("tls.crt")
+    }
+
+    fn start_with(http: &str, config: &str) -> Registry {
         // between finding the port and using it, another process may take it: then the next one is tried
-        (0..5).find_map(|_| Registry::try_start(config)).expect("the registry finds a port")
+        (0..5).find_map(|_| Registry::try_start(http, config)).expect("the registry finds a port")
     }
 
-    fn try_start(extra: &str) -> Option<Registry> {
+    fn try_start(http: &str, extra: &str) -> Option<Registry> {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
         let host = format!("127.0.0.1:{port}");
         let config = directory.path().join("config.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{host}'}}\n{extra}",
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{host}'{http}}}\n{extra}",
             directory.path().join("data").display()
         );
         fs::write(&config, text).expect("writes");
@@ -258,6 +274,12 @@ impl Registry {
         let registry = Registry { child, host, _directory: directory };
         listens.then_some(registry)
     }
+}
+
+fn tls_directory() -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("creates");
+    directory
 }
 
 impl Drop for Registry {

@@ -77,12 +77,17 @@ pub struct SampleImage {
 impl SampleImage {
     /// Its layer holds one file of noise, so that its blob has some size.
     pub fn new() -> SampleImage {
-        let mut state = 1_u32;
+        SampleImage::with_noise(400_000, 1)
+    }
+
+    /// The same with so many bytes of other noise.
+    pub fn with_noise(bytes: usize, seed: u32) -> SampleImage {
+        let mut state = seed;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         })
-        .take(400_000)
+        .take(bytes)
         .collect();
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_ustar();

@@ -1,6 +1,7 @@
 //! The registry client against a real registry (`docker-registry`), with a fault proxy of ours in front where a test needs
 //! faults. Images are made here and pushed by `skopeo`.
 
+mod faults;
 mod files;
 mod fixture;
 mod proxy;

@@ -27,7 +27,6 @@ pub struct Pushing {
     access: Access,
     repository: String,
     name: String,
-    mounts: Vec<String>,
 }
 
 /// How a registry came by a blob.
@@ -48,10 +47,10 @@ impl Client {
     /// The registry does not answer or does not let us write.
     pub async fn push_to(&self, image_ref: &ImageRef, mounts: Vec<String>) -> Result<Pushing, RegistryError> {
         let repository = image_ref.repository.clone();
-        let access = Access::Push { repository: repository.clone(), mounts: mounts.clone() };
+        let access = Access::Push { repository: repository.clone(), mounts };
         let name = image_ref.familiar();
         let endpoint = self.place_to_push(&image_ref.host, &access, &name).await?;
-        Ok(Pushing { client: self.clone(), endpoint, access, repository, name, mounts })
+        Ok(Pushing { client: self.clone(), endpoint, access, repository, name })
     }
 }
 
@@ -67,13 +66,14 @@ impl Pushing {
         }
     }
 
-    /// Sees to it that the repository has the blob in the file at `path`: asks, mounts, and sends only then.
-    pub async fn put_blob(&self, blob: &Descriptor, path: &Path) -> Result<Taken, RegistryError> {
+    /// Sees to it that the repository has the blob in the file at `path`: asks, has it taken over from the repository `from`
+    /// (one of those that [`Client::push_to`] was told of), and sends it only then.
+    pub async fn put_blob(&self, blob: &Descriptor, path: &Path, from: Option<&str>) -> Result<Taken, RegistryError> {
         if self.has_blob(&blob.digest).await? {
             return Ok(Taken::There);
         }
         let mut session = None;
-        for from in &self.mounts {
+        if let Some(from) = from {
             match self.start(Some((&blob.digest, from))).await? {
                 Start::Mounted => return Ok(Taken::Mounted),
                 Start::Session(location) => session = Some(location),
