@@ -2,8 +2,8 @@
 //! time. After each change the incremental build's image must be the one that a store without results gives, and it must
 //! have run exactly the steps that a simple model of the cache says.
 //!
-//! `CROZE_TEST_MUTATIONS=2000` asks for a longer run, `CROZE_TEST_SEED=N` for another one; a failure prints both the seed and
-//! everything that happened since the world began.
+//! `CROZE_TEST_MUTATIONS=2000` asks for a longer run, `CROZE_TEST_SEED=N` for another one. A failure prints the
+//! number of its world and everything that happened there; `CROZE_TEST_WORLD=N` lives through that world again.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -27,6 +27,10 @@ fn number_from_environment(name: &str, otherwise: u64) -> u64 {
 
 #[test]
 fn an_incremental_build_equals_one_from_nothing_and_runs_what_the_model_says() {
+    let world = number_from_environment("CROZE_TEST_WORLD", 0);
+    if world > 0 {
+        return change_one_world(world, CHANGES_PER_WORLD);
+    }
     let seed = number_from_environment("CROZE_TEST_SEED", 1);
     let mutations = number_from_environment("CROZE_TEST_MUTATIONS", 100) as usize;
     for (number, done) in (0..mutations).step_by(CHANGES_PER_WORLD).enumerate() {

@@ -30,6 +30,8 @@ struct Entry {
 struct Tree {
     layers: Vec<LayerName>,
     entries: BTreeMap<String, Entry>,
+    /// Arguments in force: a stage that starts from another one inherits them.
+    args: BTreeMap<String, String>,
     env: BTreeMap<String, String>,
     cwd: String,
 }
@@ -55,8 +57,6 @@ impl Model {
             }
             None => Tree { layers: vec!["busybox".to_owned()], cwd: "/".to_owned(), ..Tree::default() },
         };
-        // arguments end with their stage, variables go on
-        let mut args: BTreeMap<String, String> = BTreeMap::new();
         self.copy(&mut tree, selected(world, "base"), "/out");
         for step in &stage.steps {
             match step {
@@ -76,9 +76,9 @@ impl Model {
                         .collect();
                     self.copy(&mut tree, files, &format!("/from{stage}"));
                 }
-                Step::Run { id, command, .. } => self.command(world, &mut tree, &args, step, *id, command),
+                Step::Run { id, command, .. } => self.command(world, &mut tree, step, *id, command),
                 Step::Arg { name } => {
-                    args.insert(name.clone(), world.build_args[name].to_string());
+                    tree.args.insert(name.clone(), world.build_args[name].to_string());
                 }
                 Step::Env { name, value } => {
                     tree.env.insert(name.clone(), value.to_string());
@@ -114,16 +114,8 @@ impl Model {
         tree.entries.extend(holds);
     }
 
-    fn command(
-        &mut self,
-        world: &World,
-        tree: &mut Tree,
-        args: &BTreeMap<String, String>,
-        step: &Step,
-        id: usize,
-        command: &Command,
-    ) {
-        let mut env = args.clone();
+    fn command(&mut self, world: &World, tree: &mut Tree, step: &Step, id: usize, command: &Command) {
+        let mut env = tree.args.clone();
         env.extend(tree.env.clone());
         let mounted = match command {
             Command::Mounted(directory) => selected(world, directory),
