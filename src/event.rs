@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::diagnostic::Diagnostic;
 
 /// A step's number in progress output, counted from 1.
@@ -65,8 +67,29 @@ pub enum Event {
         /// One line.
         text: String,
     },
+    /// Whether a step ran, and why; sent when it has ended well.
+    Explained {
+        /// Its number.
+        step: StepNumber,
+        /// Whether it ran.
+        verdict: Verdict,
+        /// Why it ran, one sentence each; empty for a hit.
+        why: Vec<String>,
+    },
     /// A problem that does not stop the build.
     Warning(Box<Diagnostic>),
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Its result was there.
+    Hit,
+    /// It ran and left what it had left before: its former layer stays.
+    Adopted,
+    /// It ran.
+    Ran,
 }
 
 /// Which of its outputs a command wrote to.

@@ -15,7 +15,9 @@ use super::preflight::Preflight;
 use super::report;
 use super::reporter::Reporter;
 use super::sbom;
-use super::{BuildError, BuildRequest, BuildResult, ContextSource, Entitlement, ErrorKind, NamedContextSource, NoCache};
+use super::{
+    BuildError, BuildRequest, BuildResult, ContextSource, DockerfileSource, Entitlement, ErrorKind, NamedContextSource, NoCache,
+};
 use crate::cache::{Cache, Reuse};
 use crate::diagnostic::{Diagnostic, Pass, Severity};
 use crate::digest::Digest;
@@ -92,6 +94,8 @@ pub(super) struct Build {
     lock: Lock,
     lock_path: Option<PathBuf>,
     cancel: watch::Receiver<bool>,
+    /// What is built, as the history of builds calls it.
+    project: String,
 }
 
 /// What the Dockerfile comes to.
@@ -157,6 +161,7 @@ impl Build {
             Some(path) if request.locking != Locking::Update => Lock::read(path)?,
             _ => Lock::default(),
         };
+        let project = project(&request);
         let client = Arc::new(super::registry::client(&request.client_env)?);
         let reporter = Reporter::new(events);
         let checkouts = unless_canceled(&cancel, super::remote::fetch(&store, &client, &mut request)).await?;
@@ -171,7 +176,7 @@ impl Build {
             let ignore = reporter.announce(format!("[internal] load {name}"));
             reporter.done(ignore, None);
         }
-        Ok((Build { store, client, reporter, request, images: Images::new(), lock, lock_path, cancel }, inputs))
+        Ok((Build { store, client, reporter, request, images: Images::new(), lock, lock_path, cancel, project }, inputs))
     }
 
     /// Parses and lowers; resolves images on the way.
@@ -332,7 +337,7 @@ impl Build {
             .filter(|index| !graph.step(**index).origin.name.is_empty())
             .map(|index| (*index, self.reporter.announce(graph.step(*index).origin.name.clone())))
             .collect();
-        let cache = Cache::new(self.store.clone());
+        let cache = Cache::new(self.store.clone()).of_project(&self.project);
         let contexts: Vec<_> = inputs.contexts.values().cloned().collect();
         let (stop, stopped) = watch::channel(false);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -368,7 +373,7 @@ impl Build {
         let schedule = Schedule {
             graph: graph.clone(),
             worker: worker.clone(),
-            cache,
+            cache: cache.clone(),
             store: self.store.clone(),
             events: self.reporter.events.clone(),
             numbers,
@@ -381,6 +386,8 @@ impl Build {
             // losing the index costs reading the files again next time, no more
             let _ = context.save_index();
         }
+        // losing it costs an explanation
+        let _ = cache.save_history(self.now_secs());
         let (outputs, summary) = ran.map_err(|failure| match failure {
             Failure::Step { index, error } => report::step_error(&error, Some(graph.step(index))),
             Failure::Interrupted => interrupted(),
@@ -495,6 +502,21 @@ fn options(request: &BuildRequest, inputs: &Inputs, stages: Wish) -> Vec<Options
             platforms.iter().map(variant).collect()
         }
     }
+}
+
+/// Names what is built, so that a build can be compared with the one before.
+fn project(request: &BuildRequest) -> String {
+    let context = match &request.context {
+        ContextSource::Directory(path) => path.canonicalize().unwrap_or_else(|_| path.clone()).display().to_string(),
+        ContextSource::Stream(_) => "-".to_owned(),
+        ContextSource::Remote(remote) => remote.clone(),
+    };
+    let dockerfile = match &request.dockerfile {
+        DockerfileSource::Default => "Dockerfile".to_owned(),
+        DockerfileSource::File(path) => path.display().to_string(),
+        DockerfileSource::Stream(_) => "-".to_owned(),
+    };
+    format!("{context}\0{dockerfile}\0{}", request.target.as_deref().unwrap_or_default())
 }
 
 fn entitled(allow: &[Entitlement]) -> Option<sandbox::Entitled> {

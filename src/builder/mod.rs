@@ -29,6 +29,7 @@ pub mod attest;
 mod build;
 mod calls;
 mod disk;
+pub mod explain;
 pub mod images;
 pub mod import;
 mod inputs;

@@ -30,13 +30,21 @@ impl KeySink for HashSink {
     }
 }
 
-/// Keeps the parts as text.
+/// The parts that are no text.
+const BINARY: &[&str] = &["layer", "content", "bind content", "shm size", "tmpfs"];
+
+/// Keeps the parts as text, those that are none as hexadecimal digits.
 #[derive(Default, Debug, PartialEq, Eq)]
 pub struct ListSink(pub Vec<(String, String)>);
 
 impl KeySink for ListSink {
     fn part(&mut self, name: &str, value: &[u8]) {
-        self.0.push((name.to_owned(), String::from_utf8_lossy(value).into_owned()));
+        let text = match std::str::from_utf8(value) {
+            // a digest or a number may happen to be text
+            Ok(text) if !BINARY.contains(&name) => text.to_owned(),
+            _ => value.iter().map(|byte| format!("{byte:02x}")).collect(),
+        };
+        self.0.push((name.to_owned(), text));
     }
 }
 

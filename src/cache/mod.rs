@@ -1,7 +1,7 @@
 //! Decides whether a step must run.
 //!
 //! Owns: [`key`] (what a step's result depends on, as named parts), [`Cache`] (records that map a key to a layer), the
-//! reasons for a miss.
+//! reasons for a miss ([`explain`]), what former builds did ([`history`]).
 //! In:   a step's key, derived by the worker from its op and what it can see of its inputs.
 //! Out:  [`Lookup`]: a hit with its record, or a miss with its reason.
 //! Elsewhere: where records live (`store`), digests of file trees (`source::digest`), running (`worker`).
@@ -9,9 +9,13 @@
 //! Keys are content keys: the layers that a command starts from, the files that a copy selects. A base image's layers are
 //! known from its config before a byte of them is fetched, so nothing has to be unpacked to ask.
 
+use std::sync::{Arc, Mutex};
+
 use crate::digest::{CacheKey, DiffId};
 use crate::store::{Record, Soundness, Store, StoreError};
 
+pub mod explain;
+pub mod history;
 pub mod key;
 
 pub use key::{HashSink, KeySink, ListSink};
@@ -20,6 +24,8 @@ pub use key::{HashSink, KeySink, ListSink};
 #[derive(Clone)]
 pub struct Cache {
     store: Store,
+    project: String,
+    history: Arc<Mutex<history::History>>,
 }
 
 /// Whether a former result can be used, and why not.
@@ -39,7 +45,9 @@ pub enum MissReason {
     /// No step with this key was ever run in this store.
     NeverBuilt,
     /// It was run, but its layer is gone.
-    LayerGone,
+    LayerGone(DiffId),
+    /// It was run, but its layer turned out to be damaged.
+    Damaged,
     /// The client asked for a fresh run.
     Refused,
 }
@@ -56,7 +64,7 @@ pub enum Reuse {
 impl Cache {
     /// The cache of `store`.
     pub fn new(store: Store) -> Cache {
-        Cache { store }
+        Cache { store, project: String::new(), history: Arc::default() }
     }
 
     /// Looks `key` up. A record whose layer is gone is a miss.
@@ -68,7 +76,7 @@ impl Cache {
         match self.store.layer(&record.diff_id)? {
             Some(layer) if layer.soundness == Soundness::Unproven => Ok(Lookup::Unproven(record)),
             Some(_) => Ok(Lookup::Hit(record)),
-            None => Ok(Lookup::Miss(MissReason::LayerGone)),
+            None => Ok(Lookup::Miss(MissReason::LayerGone(record.diff_id))),
         }
     }
 

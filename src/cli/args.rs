@@ -44,6 +44,8 @@ pub enum Command {
     Login(LoginArgs),
     /// Forget the credentials for a registry
     Logout(LogoutArgs),
+    /// Tell why the steps of the last build ran or did not
+    Explain(ExplainArgs),
 }
 
 /// `croze pull`.
@@ -199,6 +201,17 @@ pub struct RmiArgs {
     pub names: Vec<String>,
 }
 
+/// `croze explain`.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// A part of a step's name, or the beginning of a layer's digest [default: all steps]
+    #[arg(value_name = "STEP|LAYER")]
+    pub wanted: Option<String>,
+}
+
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProgressMode {
@@ -325,6 +338,9 @@ pub struct BuildArgs {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub max_parallelism: u16,
 
+    /// Tell why each step ran or did not
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    pub explain: bool,
     /// Only check the Dockerfile
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
     pub check: bool,

@@ -11,6 +11,7 @@ use crate::builder::{self, BuildError, BuildResult, DISK_FULL};
 use crate::cli::args::BuildArgs;
 use crate::cli::call::{self, Call};
 use crate::cli::environment::Environment;
+use crate::cli::explain::Explaining;
 use crate::cli::failure::Failure;
 use crate::cli::metadata::ResultFiles;
 use crate::cli::progress::{Console, TICK};
@@ -19,6 +20,7 @@ use crate::cli::say;
 use crate::cli::signals::Signals;
 use crate::diagnostic::render::render_all;
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::event::EventSink;
 use crate::store::Store;
 
 /// Builds, shows progress on stderr and leaves the results where the flags say.
@@ -27,7 +29,7 @@ use crate::store::Store;
 /// All that can go wrong; see [`Failure::exit_code`].
 pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let now = SystemTime::now();
-    let quiet = args.quiet;
+    let (quiet, explain) = (args.quiet, args.explain);
     let root = args.store.root.clone();
     let (iidfile, metadata_file) = (args.iidfile.clone(), args.metadata_file.clone());
     let order = request::read(args, environment, now).map_err(Failure::usages)?;
@@ -43,11 +45,18 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let console = Arc::new(Console::new(order.progress, environment.color));
     let Order { request, .. } = order;
     let began = Instant::now();
-    let (result, signal) = drive(&console, |canceled| builder::build(store.clone(), request, console.clone(), canceled))?;
+    let explaining = explain.then(|| Arc::new(Explaining::new(console.clone())));
+    let events: Arc<dyn EventSink> = match &explaining {
+        Some(explaining) => explaining.clone(),
+        None => console.clone(),
+    };
+    let (result, signal) = drive(&console, |canceled| builder::build(store.clone(), request, events, canceled))?;
     tidy(&store, began, &result);
+    let explained = || explaining.iter().for_each(|explaining| say(&explaining.text()));
     match (result, signal) {
         (Ok(result), _) => {
             console.finish_built(&result_lines(&result));
+            explained();
             files.write(&result, now)?;
             if quiet {
                 print_result(&result.image_id.to_string())?;
@@ -56,6 +65,7 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
         }
         (Err(mut error), signal) => {
             let shown = console.finish_failed();
+            explained();
             error.diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error || !shown.contains(diagnostic));
             Err(Failure::build(error, signal))
         }

@@ -20,6 +20,7 @@ mod base64;
 mod build;
 mod call;
 mod environment;
+mod explain;
 pub mod failure;
 mod images;
 mod login;
@@ -52,6 +53,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
         Command::Build(args) => build::run(*args, environment),
         Command::Import(args) => images::import(&args, environment),
         Command::Images(args) => images::list(&args, environment),
+        Command::Explain(args) => explain::run(&args, environment),
         Command::Inspect(args) => images::inspect(&args, environment),
         Command::History(args) => images::history(&args, environment),
         Command::Load(args) => images::load(&args, environment),

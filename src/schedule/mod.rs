@@ -7,6 +7,7 @@
 
 use std::future::Future;
 
+use crate::cache::explain::Description;
 use crate::digest::CacheKey;
 use crate::graph::StepIndex;
 use crate::store::{Record, StoreError};
@@ -38,9 +39,21 @@ pub trait Worker: Send + Sync + 'static {
     /// Whether the layer of a record, which was written before the machine last started, is still whole.
     fn prove(&self, record: &Record) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
+    /// What a step's key is made of, for people. Asked only for steps that must run.
+    fn describe(&self, task: &Self::Task) -> Description;
+
     /// Runs a step to its end and returns the record to keep. When the schedule's cancellation turns true, stops what it has
     /// started, cleans up and returns [`Worker::Error`] soon.
-    fn run(&self, task: &Self::Task) -> impl Future<Output = Result<Record, Self::Error>> + Send;
+    fn run(&self, task: &Self::Task) -> impl Future<Output = Result<(Record, Novelty), Self::Error>> + Send;
+}
+
+/// Whether a step that ran gave something that had not been there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Novelty {
+    /// Its layer is its own.
+    New,
+    /// It left what it had left before: the record is of its former layer.
+    Adopted,
 }
 
 /// A step that was looked at.

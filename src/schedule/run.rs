@@ -7,12 +7,13 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::state::States;
-use super::{Prepared, Slot, Worker};
-use crate::cache::{Cache, Lookup, Reuse};
+use super::{Novelty, Prepared, Slot, Worker};
+use crate::cache::history::StepName;
+use crate::cache::{Cache, Lookup, MissReason, Reuse};
 use crate::digest::CacheKey;
-use crate::event::{Event, EventSink, StepNumber};
+use crate::event::{Event, EventSink, StepNumber, Verdict};
 use crate::graph::{Graph, StepIndex};
-use crate::store::{Record, StepLock, Store};
+use crate::store::{StepLock, Store};
 use crate::task;
 
 /// How many steps may run at the same time.
@@ -219,26 +220,42 @@ impl<W: Worker> Schedule<W> {
             Prepared::Task { key, slot, task } => (key, slot, task),
         };
         let reuse = self.reuse.get(&index).copied().unwrap_or(Reuse::Allowed);
-        if let Some(output) = self.recall(index, &key, reuse, &task).await? {
+        if let Ok(output) = self.recall(index, &key, reuse, &task).await? {
             return Ok((output, Outcome::Cached));
         }
         let lock = self.lock(key).await?;
         // whoever held the lock, or finished just before we took it, may have left what we need
-        if let Some(output) = self.recall(index, &key, reuse, &task).await? {
-            return Ok((output, Outcome::Cached));
-        }
+        let miss = match self.recall(index, &key, reuse, &task).await? {
+            Ok(output) => return Ok((output, Outcome::Cached)),
+            Err(miss) => miss,
+        };
         let permit = tokio::select! {
             permit = slots.of(slot).acquire() => permit.expect("slots are never closed"),
             () = self.canceled() => return Err(Stop::Canceled),
         };
         self.tell(index, |step| Event::Started { step });
         let started = Instant::now();
-        let record: Record = self.worker.run(&task).await?;
+        let name = self.name(index);
+        let description = self.worker.describe(&task);
+        let why = self.cache.why(&name, miss, &description);
+        let (record, novelty) = self.worker.run(&task).await?;
         self.cache.insert(&key, &record).map_err(W::Error::from)?;
+        self.cache.describe(&key, &description).map_err(W::Error::from)?;
         drop(permit);
         drop(lock);
+        let verdict = match novelty {
+            Novelty::New => Verdict::Ran,
+            Novelty::Adopted => Verdict::Adopted,
+        };
+        self.cache.ended(&name, key, record.diff_id, verdict, why.clone());
+        self.tell(index, |step| Event::Explained { step, verdict, why });
         self.tell(index, |step| Event::Done { step, elapsed: started.elapsed() });
         Ok((self.worker.recall(&task, &record), Outcome::Ran))
+    }
+
+    fn name(&self, index: StepIndex) -> StepName {
+        let origin = &self.graph.step(index).origin;
+        StepName { stage: origin.stage.clone(), shown: origin.name.clone() }
     }
 
     async fn recall(
@@ -247,14 +264,17 @@ impl<W: Worker> Schedule<W> {
         key: &CacheKey,
         reuse: Reuse,
         task: &W::Task,
-    ) -> Result<Option<W::Output>, Stop<W::Error>> {
+    ) -> Result<Result<W::Output, MissReason>, Stop<W::Error>> {
         let record = match self.cache.lookup(key, reuse).map_err(W::Error::from)? {
             Lookup::Hit(record) => record,
             Lookup::Unproven(record) if self.unless_canceled(self.worker.prove(&record)).await? => record,
-            Lookup::Unproven(_) | Lookup::Miss(_) => return Ok(None),
+            Lookup::Unproven(_) => return Ok(Err(MissReason::Damaged)),
+            Lookup::Miss(miss) => return Ok(Err(miss)),
         };
+        self.cache.ended(&self.name(index), *key, record.diff_id, Verdict::Hit, Vec::new());
+        self.tell(index, |step| Event::Explained { step, verdict: Verdict::Hit, why: Vec::new() });
         self.tell(index, |step| Event::Cached { step });
-        Ok(Some(self.worker.recall(task, &record)))
+        Ok(Ok(self.worker.recall(task, &record)))
     }
 
     /// Takes the lock of `key`. Another process may run the very step now: it is waited for without holding a slot.
@@ -316,10 +336,11 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::cache::explain::Description;
     use crate::digest::{ContentDigest, DiffId, Digest};
     use crate::event::Silent;
     use crate::graph::{ContextOp, Op, Origin};
-    use crate::store::{LayerRecord, StoreError};
+    use crate::store::{LayerRecord, Record, StoreError};
 
     /// Runs nothing, and remembers what it was asked to run.
     struct Fake {
@@ -370,7 +391,11 @@ mod tests {
             Ok(true)
         }
 
-        async fn run(&self, task: &StepIndex) -> Result<Record, Failed> {
+        fn describe(&self, _task: &StepIndex) -> Description {
+            Description::default()
+        }
+
+        async fn run(&self, task: &StepIndex) -> Result<(Record, Novelty), Failed> {
             self.ran.lock().expect("no panic").push(*task);
             let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
             self.most_running.fetch_max(running, Ordering::SeqCst);
@@ -392,7 +417,7 @@ mod tests {
             std::fs::create_dir(&tree).expect("a tree");
             let content = ContentDigest(diff_id.0);
             self.store.publish_layer(tree, LayerRecord { diff_id, tar_bytes: 1024, content }).expect("a layer");
-            Ok(Record { diff_id, created_secs: 0 })
+            Ok((Record { diff_id, created_secs: 0 }, Novelty::New))
         }
     }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, read_if_there};
-use crate::digest::{ContentDigest, DiffId};
+use crate::digest::{CacheKey, ContentDigest, DiffId, Hasher};
 
 /// What is known of a layer beside its tree.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -88,6 +88,17 @@ impl Store {
         self.trash(&self.layer_place(diff_id))
     }
 
+    /// Notes that a layer was pruned at this time, seconds since 1970, so that people can be told.
+    pub fn note_pruned(&self, diff_id: &DiffId, at_secs: i64) -> Result<(), StoreError> {
+        self.set_memo(&pruned_key(diff_id), &at_secs.to_le_bytes())
+    }
+
+    /// When a layer was pruned, if it was.
+    pub fn pruned_at(&self, diff_id: &DiffId) -> Result<Option<i64>, StoreError> {
+        let value = self.memo(&pruned_key(diff_id))?;
+        Ok(value.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map(i64::from_le_bytes))
+    }
+
     /// Moves a finished tree into place with its record by one rename; if another process was faster, its layer is taken.
     ///
     /// `tree` lies in a [`Store::temp_dir`], so that nothing is copied.
@@ -128,6 +139,13 @@ impl Store {
     fn layer_place(&self, diff_id: &DiffId) -> PathBuf {
         self.root().join("layers").join(diff_id.0.hex())
     }
+}
+
+fn pruned_key(diff_id: &DiffId) -> CacheKey {
+    let mut hasher = Hasher::new();
+    hasher.field(b"pruned 1");
+    hasher.update(diff_id.0.as_bytes());
+    CacheKey(hasher.finish())
 }
 
 #[cfg(test)]

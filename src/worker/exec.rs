@@ -17,6 +17,7 @@ use crate::event::StepNumber;
 use crate::graph::{ExecOp, Limits, MountKind, Network, Security};
 use crate::layer;
 use crate::sandbox::{self, Exit, Launcher, Plan, SandboxError};
+use crate::schedule::Novelty;
 use crate::snapshot::builder::{Attributes, LayerBuilder};
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve, upper};
 use crate::store::{Record, TempDir};
@@ -44,7 +45,7 @@ pub struct Surroundings<'a> {
 }
 
 /// Runs the command to its end and commits what it changed. Blocks.
-pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Result<Record, WorkError> {
+pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Result<(Record, Novelty), WorkError> {
     let shared = surroundings.shared;
     let started = now();
     let temp = shared.store.temp_dir()?;
@@ -87,10 +88,10 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
     content.extend_from_slice(times.as_bytes());
     let parents = surroundings.parent.diff_ids();
     match shared.cache.adopt(&parents, &content)? {
-        Some(former) => Ok(former),
+        Some(former) => Ok((former, Novelty::Adopted)),
         None => {
             shared.cache.offer(&parents, &content, &record)?;
-            Ok(record)
+            Ok((record, Novelty::New))
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Steps that make files without running anything, and the content of what commands mount: how the worker keys and runs them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,11 +9,13 @@ use super::error::WorkError;
 use super::exec::Surroundings;
 use super::secret::Credentials;
 use super::{LocalWorker, Output, Stack, Task, attend, mkdir, mounts, retry, stack};
+use crate::cache::KeySink;
 use crate::diagnostic::Diagnostic;
 use crate::digest::{CacheKey, ContentDigest, Digest, Hasher};
 use crate::event::Event;
-use crate::graph::{CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, Origin, StepIndex, Unpack};
+use crate::graph::{Chmod, CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, Origin, StepIndex, Unpack};
 use crate::layer;
+use crate::schedule::Novelty;
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve};
 use crate::source::context::Context;
 use crate::source::digest::{FileDigests, Hashing, content_digest};
@@ -27,6 +30,44 @@ pub enum Prepared {
     Copy(Box<copy::Prepared>),
     /// A directory.
     Mkdir(mkdir::Prepared),
+}
+
+impl Prepared {
+    /// What tells the states of the files apart that a copy selects, by path in their source.
+    pub fn states(&self) -> BTreeMap<String, u64> {
+        match self {
+            Prepared::Copy(prepared) => prepared.states(),
+            Prepared::Mkdir(_) => BTreeMap::new(),
+        }
+    }
+}
+
+/// The parts of a copy's or directory's key, for people: its options, and the digest of all that decides it.
+pub fn list_parts(op: &Op, prepared: Option<&Prepared>, sink: &mut dyn KeySink) {
+    match op {
+        Op::Copy(copy) => {
+            sink.part("op", b"copy");
+            sink.part("destination", copy.destination.as_bytes());
+            copy.chown.iter().for_each(|owner| sink.part("--chown", owner.as_bytes()));
+            match &copy.chmod {
+                Some(Chmod::Octal(mode)) => sink.part("--chmod", format!("{mode:o}").as_bytes()),
+                Some(Chmod::Symbolic(text)) => sink.part("--chmod", text.as_bytes()),
+                None => {}
+            }
+            copy.excludes.iter().for_each(|pattern| sink.part("--exclude", pattern.as_bytes()));
+        }
+        Op::Mkdir(mkdir) => {
+            sink.part("op", b"mkdir");
+            sink.part("destination", mkdir.path.as_bytes());
+            sink.part("user", mkdir.user.as_bytes());
+        }
+        _ => unreachable!("only steps that make files come here"),
+    }
+    match prepared {
+        Some(Prepared::Copy(prepared)) => sink.part("content", prepared.key().as_bytes()),
+        Some(Prepared::Mkdir(prepared)) => sink.part("content", prepared.key().as_bytes()),
+        None => {}
+    }
 }
 
 /// An input as something that can be read.
@@ -206,7 +247,7 @@ impl LocalWorker {
     }
 
     /// Runs a command in a sandbox.
-    pub(super) async fn run_command(&self, task: &Task, op: &ExecOp) -> Result<Record, WorkError> {
+    pub(super) async fn run_command(&self, task: &Task, op: &ExecOp) -> Result<(Record, Novelty), WorkError> {
         let Ready { trees, mounted_trees, locks } = self.unless_canceled(self.ready(task, op)).await?;
         let (shared, launcher, canceling) = (self.shared.clone(), self.launcher.clone(), self.canceling.clone());
         let fittings = self.fittings.clone();

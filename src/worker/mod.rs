@@ -12,15 +12,16 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OnceCell, Semaphore, watch};
 
-use crate::cache::{Cache, HashSink, key};
-use crate::digest::{CacheKey, DiffId, Digest};
+use crate::cache::explain::Description;
+use crate::cache::{Cache, HashSink, ListSink, key};
+use crate::digest::{CacheKey, ContentDigest, DiffId, Digest};
 use crate::event::{EventSink, StepNumber};
 use crate::graph::{Graph, HttpOp, Op, StepIndex};
 use crate::layer;
 use crate::reference::ImageRef;
 use crate::registry::Client;
 use crate::sandbox::{self, Launcher};
-use crate::schedule::{Prepared, Slot, Worker};
+use crate::schedule::{Novelty, Prepared, Slot, Worker};
 use crate::snapshot::xattr::Family;
 use crate::source;
 use crate::source::context::Context;
@@ -97,6 +98,8 @@ pub struct Task {
     inputs: Vec<Output>,
     /// What was found out for the key, if anything had to be.
     files: Option<Arc<files::Prepared>>,
+    /// The content of each mount of a command, see [`key::exec`].
+    mounted: Vec<Option<ContentDigest>>,
 }
 
 /// Everything that the steps of one build share.
@@ -277,7 +280,7 @@ impl Worker for LocalWorker {
 
     async fn prepare(&self, index: StepIndex, inputs: Vec<Output>) -> Result<Prepared<Output, Task>, WorkError> {
         let output = |stack: Stack| Ok(Prepared::Output(Output::Stack(Arc::new(stack))));
-        let (key, slot, files) = match &self.shared.graph.step(index).op {
+        let (key, slot, files, mounted) = match &self.shared.graph.step(index).op {
             Op::Scratch => return output(Stack::default()),
             Op::Image(image) => {
                 let (image, _) = self.shared.images.get(&image.manifest).expect("every image of the plan was resolved");
@@ -298,17 +301,17 @@ impl Worker for LocalWorker {
                 let mounted = self.mounted_content(op, &inputs).await?;
                 let mut sink = HashSink::default();
                 key::exec(op, &stack(&inputs[0]).diff_ids(), &mounted, &mut sink);
-                (sink.finish(), Slot::Command, None)
+                (sink.finish(), Slot::Command, None, mounted)
             }
             Op::Copy(_) | Op::Mkdir(_) => {
                 let (decided_by, prepared) = self.prepare_files(index, &inputs).await?;
                 let mut sink = HashSink::default();
                 key::file("files", &decided_by, &mut sink);
-                (sink.finish(), Slot::Processor, prepared)
+                (sink.finish(), Slot::Processor, prepared, Vec::new())
             }
         };
         let parent = stack(&inputs[0]).clone();
-        Ok(Prepared::Task { key, slot, task: Task { index, key, parent, inputs, files } })
+        Ok(Prepared::Task { key, slot, task: Task { index, key, parent, inputs, files, mounted } })
     }
 
     fn recall(&self, task: &Task, record: &Record) -> Output {
@@ -321,10 +324,29 @@ impl Worker for LocalWorker {
         Ok(self.stored(record.diff_id).await?.is_some())
     }
 
-    async fn run(&self, task: &Task) -> Result<Record, WorkError> {
+    fn describe(&self, task: &Task) -> Description {
+        let base = task.parent.layers.iter().find_map(|layer| layer.base.as_ref());
+        let base = base.map(|(_, image)| (image.name.clone(), image.manifest.digest));
+        let layers = task.parent.diff_ids();
+        match &self.shared.graph.step(task.index).op {
+            Op::Exec(op) => {
+                let mut parts = ListSink::default();
+                key::exec(op, &layers, &task.mounted, &mut parts);
+                Description::new(base, layers, parts)
+            }
+            op => {
+                let mut parts = ListSink::default();
+                files::list_parts(op, task.files.as_deref(), &mut parts);
+                let files = task.files.as_ref().map(|prepared| prepared.states()).unwrap_or_default();
+                Description { files, ..Description::new(base, layers, parts) }
+            }
+        }
+    }
+
+    async fn run(&self, task: &Task) -> Result<(Record, Novelty), WorkError> {
         match &self.shared.graph.step(task.index).op {
             Op::Exec(op) => self.run_command(task, op).await,
-            _ => self.unless_canceled(self.make_files(task)).await,
+            _ => Ok((self.unless_canceled(self.make_files(task)).await?, Novelty::New)),
         }
     }
 }

@@ -30,10 +30,21 @@ struct Entry {
 struct Tree {
     layers: Vec<LayerName>,
     entries: BTreeMap<String, Entry>,
-    /// Arguments in force: a stage that starts from another one inherits them.
-    args: BTreeMap<String, String>,
-    env: BTreeMap<String, String>,
+    /// Variables and arguments alike: the last one of a name counts and stands last, and a stage that starts from another one
+    /// inherits them.
+    env: Vec<(String, String)>,
     cwd: String,
+}
+
+impl Tree {
+    fn set(&mut self, name: &str, value: usize) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_string()));
+    }
+
+    fn value(&self, name: &str) -> &str {
+        self.env.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
 }
 
 impl Model {
@@ -78,10 +89,10 @@ impl Model {
                 }
                 Step::Run { id, command, .. } => self.command(world, &mut tree, step, *id, command),
                 Step::Arg { name } => {
-                    tree.args.insert(name.clone(), world.build_args[name].to_string());
+                    tree.set(name, world.build_args[name]);
                 }
                 Step::Env { name, value } => {
-                    tree.env.insert(name.clone(), value.to_string());
+                    tree.set(name, *value);
                 }
                 Step::Workdir { number } => {
                     tree.cwd = format!("/w{number}/deep");
@@ -115,13 +126,11 @@ impl Model {
     }
 
     fn command(&mut self, world: &World, tree: &mut Tree, step: &Step, id: usize, command: &Command) {
-        let mut env = tree.args.clone();
-        env.extend(tree.env.clone());
         let mounted = match command {
             Command::Mounted(directory) => selected(world, directory),
             _ => BTreeMap::new(),
         };
-        let key = format!("{} {env:?} {} {:?} {mounted:?}", step.text(), tree.cwd, tree.layers);
+        let key = format!("{} {:?} {} {:?} {mounted:?}", step.text(), tree.env, tree.cwd, tree.layers);
         let in_directory = |number: &usize| {
             let prefix = format!("/c{number}/");
             let files =
@@ -141,7 +150,7 @@ impl Model {
                 let direct = mounted.iter().filter(|(path, _)| !path.contains('/'));
                 format!("{}\n", direct.filter_map(|(_, entry)| entry.content.as_ref()).map(String::len).sum::<usize>())
             }
-            Command::Variable(name) => format!("{}\n", env.get(name).map_or("", String::as_str)),
+            Command::Variable(name) => format!("{}\n", tree.value(name)),
             Command::Remove(number) => {
                 let root = format!("/c{number}");
                 let below = format!("{root}/");

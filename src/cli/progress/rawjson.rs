@@ -10,7 +10,7 @@ use crate::cli::base64::base64;
 use crate::cli::progress::{Now, View};
 use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
-use crate::event::{Event, StepNumber, Stream};
+use crate::event::{Event, StepNumber, Stream, Verdict};
 
 /// The view: one object per event, with `vertexes`, `statuses`, `logs` or `warnings`.
 #[derive(Debug, Default)]
@@ -57,6 +57,15 @@ impl View for RawJson {
             }
             Event::Note { step, text } => {
                 let at = time(now);
+                let status = json!({ "id": text, "vertex": self.digest(*step), "current": 0, "timestamp": at, "started": at, "completed": at });
+                json!({ "statuses": [status] })
+            }
+            // the vertex says that it was cached
+            Event::Explained { verdict: Verdict::Hit, .. } => return,
+            Event::Explained { step, verdict, why } => {
+                let at = time(now);
+                let verdict = if *verdict == Verdict::Adopted { "adopted" } else { "ran" };
+                let text = format!("{verdict}: {}", why.join("; "));
                 let status = json!({ "id": text, "vertex": self.digest(*step), "current": 0, "timestamp": at, "started": at, "completed": at });
                 json!({ "statuses": [status] })
             }

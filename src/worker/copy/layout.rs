@@ -122,6 +122,41 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// 64 bits of the digest of each file, by the path that people know it by. Directories are left out: few people mean them.
+    pub fn states(&self) -> BTreeMap<String, u64> {
+        let state = |node: &Node| {
+            let mut hasher = Hasher::new();
+            node.hash(&mut hasher);
+            let digest = hasher.finish();
+            let (start, _) = digest.as_bytes().split_first_chunk::<8>().expect("digests have 32 bytes");
+            u64::from_le_bytes(*start)
+        };
+        let mut states = BTreeMap::new();
+        for (path, node) in &self.nodes {
+            match &node.content {
+                NodeContent::Directory => {}
+                NodeContent::File(Data::Tree { path, .. }) => drop(states.insert(shown(path), state(node))),
+                _ => drop(states.insert(shown(path), state(node))),
+            }
+        }
+        for archive in &self.archives {
+            let mut hasher = Hasher::new();
+            archive.data.hash(&mut hasher);
+            if let (Data::Tree { path, .. }, Some((start, _))) =
+                (&archive.data, hasher.finish().as_bytes().split_first_chunk::<8>())
+            {
+                states.insert(shown(path), u64::from_le_bytes(*start));
+            }
+        }
+        states
+    }
+}
+
+fn shown(path: &TreePath) -> String {
+    String::from_utf8_lossy(path.as_bytes()).into_owned()
+}
+
 impl Node {
     /// What the builder gives to it.
     pub fn attributes(&self, created: Time) -> Attributes {

@@ -8,6 +8,7 @@
 //! the parent has already, so it does not depend on them; the behaviour is BuildKit's, surprises included.
 //! Elsewhere: what a layer tree looks like (`snapshot::builder`), digests of files (`source::digest`).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
@@ -101,6 +102,11 @@ impl Prepared {
     /// Names the layer's content without times: equal keys make equal layers up to modification times.
     pub fn key(&self) -> Digest {
         self.key
+    }
+
+    /// What tells the states of the copied files apart: 64 bits by path, that in the source where there is one.
+    pub fn states(&self) -> BTreeMap<String, u64> {
+        self.layout.states()
     }
 
     /// How many names the layer will hold, those inside archives not counted.
