@@ -33,13 +33,15 @@ struct Tree {
     /// Variables and arguments alike: the last one of a name counts and stands last, and a stage that starts from another one
     /// inherits them.
     env: Vec<(String, String)>,
+    /// The image's variables alone, each where it was first set: a stage begins by setting them again.
+    image_env: Vec<(String, String)>,
     cwd: String,
 }
 
 impl Tree {
-    fn set(&mut self, name: &str, value: usize) {
+    fn set(&mut self, name: &str, value: &str) {
         self.env.retain(|(known, _)| known != name);
-        self.env.push((name.to_owned(), value.to_string()));
+        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     fn value(&self, name: &str) -> &str {
@@ -68,6 +70,9 @@ impl Model {
             }
             None => Tree { layers: vec!["busybox".to_owned()], cwd: "/".to_owned(), ..Tree::default() },
         };
+        for (name, value) in tree.image_env.clone() {
+            tree.set(&name, &value);
+        }
         self.copy(&mut tree, selected(world, "base"), "/out");
         for step in &stage.steps {
             match step {
@@ -89,10 +94,14 @@ impl Model {
                 }
                 Step::Run { id, command, .. } => self.command(world, &mut tree, step, *id, command),
                 Step::Arg { name } => {
-                    tree.set(name, world.build_args[name]);
+                    tree.set(name, &world.build_args[name].to_string());
                 }
                 Step::Env { name, value } => {
-                    tree.set(name, *value);
+                    tree.set(name, &value.to_string());
+                    match tree.image_env.iter_mut().find(|(known, _)| known == name) {
+                        Some(known) => known.1 = value.to_string(),
+                        None => tree.image_env.push((name.clone(), value.to_string())),
+                    }
                 }
                 Step::Workdir { number } => {
                     tree.cwd = format!("/w{number}/deep");
