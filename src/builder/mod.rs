@@ -30,6 +30,8 @@ mod build;
 mod calls;
 mod disk;
 pub mod explain;
+pub mod fsck;
+pub mod hygiene;
 pub mod images;
 pub mod import;
 mod inputs;
@@ -228,7 +230,10 @@ pub async fn build(
     events: Arc<dyn EventSink>,
     cancel: watch::Receiver<bool>,
 ) -> Result<BuildResult, BuildError> {
+    // what this build uses is not pruned while it runs
+    let lease = store.lease().map_err(|error| disk::with_store(report::store_error(&error), store.root()))?;
     let built = build::build(store.clone(), request, events, cancel).await;
+    drop(lease);
     built.map_err(|error| disk::with_store(error, store.root()))
 }
 

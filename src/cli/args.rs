@@ -46,6 +46,12 @@ pub enum Command {
     Logout(LogoutArgs),
     /// Tell why the steps of the last build ran or did not
     Explain(ExplainArgs),
+    /// List what is in the store, and how much of it could go
+    Du(DuArgs),
+    /// Drop build cache that no image needs
+    Prune(PruneArgs),
+    /// Check everything in the store, and drop what is damaged
+    Fsck(FsckArgs),
 }
 
 /// `croze pull`.
@@ -210,6 +216,48 @@ pub struct ExplainArgs {
     /// A part of a step's name, or the beginning of a layer's digest [default: all steps]
     #[arg(value_name = "STEP|LAYER")]
     pub wanted: Option<String>,
+}
+
+/// `croze du`.
+#[derive(Debug, clap::Args)]
+pub struct DuArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `croze fsck`.
+#[derive(Debug, clap::Args)]
+pub struct FsckArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `croze prune`: the flags of `docker buildx prune`.
+#[derive(Debug, clap::Args)]
+pub struct PruneArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// What pulled images are made of, too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only some of it: until=24h, type=regular, type=exec.cachemount, id=ID; may be repeated
+    #[arg(long = "filter", value_name = "FILTER")]
+    pub filters: Vec<String>,
+    /// Ask nobody
+    #[arg(short, long)]
+    pub force: bool,
+    /// Drop no more than what is necessary to use at most so much
+    #[arg(long, value_name = "BYTES")]
+    pub max_used_space: Option<String>,
+    /// Drop no more than what is necessary to have so much of the disk free
+    #[arg(long, value_name = "BYTES")]
+    pub min_free_space: Option<String>,
+    /// Leave so much in any case
+    #[arg(long, value_name = "BYTES", alias = "keep-storage")]
+    pub reserved_space: Option<String>,
 }
 
 /// How progress is shown.

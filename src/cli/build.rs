@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::builder::hygiene;
 use crate::builder::{self, BuildError, BuildResult, DISK_FULL};
 use crate::cli::args::BuildArgs;
 use crate::cli::call::{self, Call};
@@ -118,6 +119,8 @@ pub fn tidy<T>(store: &Store, began: Instant, result: &Result<T, BuildError>) {
     let is_full = |error: &BuildError| error.diagnostics.iter().any(|diagnostic| diagnostic.code == DISK_FULL);
     let thorough = result.as_ref().is_err_and(is_full);
     let deadline = Instant::now() + (began.elapsed() / TIDYING_SHARE).max(TIDYING_TIME);
+    // a collection that fails fails nobody's build
+    let _may_wait = hygiene::collect(store, SystemTime::now());
     while thorough || Instant::now() < deadline {
         match store.empty_trash(FILES_AT_ONCE) {
             Ok(false) => {}

@@ -179,7 +179,8 @@ fn table(images: &[ImageFacts]) -> String {
     columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>())
 }
 
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+/// Columns as wide as they must be, two blanks between them.
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
@@ -191,7 +192,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// Bytes for people: `1.9 MB`, in powers of 1000.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if bytes < 1000 {
         return format!("{bytes} B");

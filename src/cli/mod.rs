@@ -29,6 +29,7 @@ pub mod progress;
 mod request;
 mod signals;
 mod stderr;
+mod store;
 mod transfer;
 pub mod values;
 
@@ -53,6 +54,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
         Command::Build(args) => build::run(*args, environment),
         Command::Import(args) => images::import(&args, environment),
         Command::Images(args) => images::list(&args, environment),
+        Command::Du(args) => store::du(&args, environment),
+        Command::Prune(args) => store::prune(&args, environment),
+        Command::Fsck(args) => store::fsck(&args, environment),
         Command::Explain(args) => explain::run(&args, environment),
         Command::Inspect(args) => images::inspect(&args, environment),
         Command::History(args) => images::history(&args, environment),

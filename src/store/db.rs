@@ -56,6 +56,17 @@ pub struct StatEntry {
     pub digest: Digest,
 }
 
+/// What [`Store::check_index`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IndexCheck {
+    /// Records whose layers are there.
+    pub records: usize,
+    /// Records that were dropped, since their layers are gone.
+    pub dangling: usize,
+    /// Whether the index was damaged and an empty one is in its place.
+    pub replaced: bool,
+}
+
 impl Store {
     /// The record of a key.
     pub fn record(&self, key: &CacheKey) -> Result<Option<Record>, StoreError> {
@@ -127,6 +138,29 @@ impl Store {
             let (blob, inner) = (bytes(&variant.digest), bytes(&variant.diff_id.0));
             insert.execute(params![bytes(&diff_id.0), kind, blob, variant.size_bytes.cast_signed(), inner]).map(drop)
         })
+    }
+
+    /// Reads the whole index, and drops the records of steps whose layers are gone.
+    pub fn check_index(&self) -> Result<IndexCheck, StoreError> {
+        let replaced = !self.inner.db.is_whole()?;
+        if replaced {
+            self.inner.db.replace()?;
+        }
+        let records: Vec<([u8; 32], [u8; 32])> = self.inner.db.read(|connection| {
+            let mut all = connection.prepare("SELECT key, diff_id FROM records")?;
+            all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })?;
+        let mut gone = Vec::new();
+        for (key, diff_id) in &records {
+            if self.layer_untouched(&DiffId(Digest::from_bytes(*diff_id)))?.is_none() {
+                gone.push(*key);
+            }
+        }
+        self.inner.db.write(|transaction| {
+            let mut delete = transaction.prepare_cached("DELETE FROM records WHERE key = ?1")?;
+            gone.iter().try_for_each(|key| delete.execute([key]).map(drop))
+        })?;
+        Ok(IndexCheck { records: records.len() - gone.len(), dangling: gone.len(), replaced })
     }
 
     /// The stat index of the context at `directory` (its canonical path), sorted by (device, inode); empty if there is none.
@@ -251,12 +285,28 @@ impl Db {
         fs::rename(&draft, &self.path).map_err(StoreError::io("create", &self.path))
     }
 
+    /// Whether SQLite finds the whole file sound.
+    fn is_whole(&self) -> Result<bool, StoreError> {
+        let connection = match self.open() {
+            Ok(connection) => connection,
+            Err(StoreError::Index { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let answer = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+        Ok(answer.is_ok_and(|answer| answer == "ok"))
+    }
+
+    fn replace(&self) -> Result<(), StoreError> {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.put_aside()
+    }
+
     /// Moves the index to the trash unless another process has replaced it by a sound one meanwhile.
     fn put_aside(&self) -> Result<(), StoreError> {
         let _lock = lock::lock(&self.root.join("locks/index"))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let sound = Connection::open_with_flags(&self.path, flags).and_then(prepare).and_then(|connection| match connection {
-            Some(connection) => connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)),
+            Some(connection) => connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0)),
             None => Ok(String::new()),
         });
         if sound.is_ok_and(|answer| answer == "ok") {

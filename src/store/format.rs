@@ -12,7 +12,7 @@ use super::{StoreError, temp};
 
 const VERSION: &str = "croze store 1";
 const VERSION_FILE: &str = "version";
-const DIRECTORIES: [&str; 8] = ["blobs", "blobs/sha256", "layers", "names", "cache-mounts", "locks", "tmp", "trash"];
+const DIRECTORIES: [&str; 9] = ["blobs", "blobs/sha256", "layers", "names", "cache-mounts", "leases", "locks", "tmp", "trash"];
 
 /// Set on the version file of a [`Flavour::Trusted`] store: only who may write `trusted.*` can see it, and a copy of the
 /// store that lost such attributes (and with them its opaque marks) has lost this one too.

@@ -65,6 +65,9 @@ impl Store {
         let tree = place.join("tree");
         match serde_json::from_slice::<RecordFile>(&text) {
             Ok(RecordFile { record, boot }) if record.diff_id == *diff_id && tree.is_dir() => {
+                if !self.note_use(&place.join("record"))? {
+                    return Ok(None);
+                }
                 let sound = (boot == self.boot() && !boot.is_empty()) || place.join(PROVEN).exists();
                 let soundness = if sound { Soundness::Sound } else { Soundness::Unproven };
                 Ok(Some(StoredLayer { tree, record, soundness }))
@@ -74,6 +77,12 @@ impl Store {
                 Ok(None)
             }
         }
+    }
+
+    /// The record of a layer, if it can be read; looking is no use of it.
+    pub(super) fn layer_untouched(&self, diff_id: &DiffId) -> Result<Option<LayerRecord>, StoreError> {
+        let text = read_if_there(&self.layer_place(diff_id).join("record"))?;
+        Ok(text.and_then(|text| serde_json::from_slice::<RecordFile>(&text).ok()).map(|file| file.record))
     }
 
     /// Notes that an unproven layer was read through and found whole: its bytes are on the disk.

@@ -14,6 +14,7 @@
 //! ROOT/cache-mounts/ID/      contents of RUN --mount=type=cache
 //! ROOT/index.sqlite          records, memos, compressed variants, stat index; can be rebuilt or dropped
 //! ROOT/locks/KEY             a step that some process runs now (file lock)
+//! ROOT/leases/N.lease        a command that uses the store now (file lock); leases/gate keeps pruners and users apart
 //! ROOT/tmp/N.lock, tmp/N/    temporary data of a running process; swept by the next one when the lock is free
 //! ROOT/trash/                what is dropped, deleted late
 //! ```
@@ -37,18 +38,22 @@ mod blob;
 mod db;
 mod format;
 mod layers;
+mod lease;
 mod lock;
 mod mounts;
 mod names;
 mod temp;
+mod usage;
 
 pub use blob::BlobWriter;
-pub use db::{Record, StatEntry, Variant};
+pub use db::{IndexCheck, Record, StatEntry, Variant};
 pub use format::Flavour;
 pub use layers::{LayerRecord, Soundness, StoredLayer};
+pub use lease::{Lease, Pruning};
 pub use lock::StepLock;
-pub use names::{NameOrigin, NameRecord};
+pub use names::{NameCheck, NameOrigin, NameRecord};
 pub use temp::TempDir;
+pub use usage::{Usage, UsageKind};
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]

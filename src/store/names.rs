@@ -37,6 +37,15 @@ pub enum NameOrigin {
     Pulled,
 }
 
+/// What [`Store::check_names`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameCheck {
+    /// How many names are sound.
+    pub sound: usize,
+    /// The files that were no names.
+    pub damaged: Vec<PathBuf>,
+}
+
 /// The file: the record and whose it is, so that listing need not take paths apart.
 #[derive(Serialize, Deserialize)]
 struct NameFile {
@@ -91,6 +100,33 @@ impl Store {
         }
         names.sort_by(|left, right| left.0.cmp(&right.0));
         Ok(names)
+    }
+
+    /// Reads the file of every name; those that are no names go to the trash.
+    pub fn check_names(&self) -> Result<NameCheck, StoreError> {
+        let mut check = NameCheck::default();
+        let mut todo = vec![self.root().join("names")];
+        while let Some(directory) = todo.pop() {
+            for entry in fs::read_dir(&directory).map_err(StoreError::io("read", &directory))? {
+                let entry = entry.map_err(StoreError::io("read", &directory))?;
+                let path = entry.path();
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    todo.push(path);
+                    continue;
+                }
+                let Some(bytes) = read_if_there(&path)? else { continue };
+                // a damaged name may have become another one
+                match parse(&bytes).filter(|(image_ref, _)| self.name_path(image_ref) == path) {
+                    Some(_) => check.sound += 1,
+                    None => {
+                        self.trash(&path)?;
+                        check.damaged.push(path);
+                    }
+                }
+            }
+        }
+        check.damaged.sort();
+        Ok(check)
     }
 
     /// Forgets a name; returns whether it was there.

@@ -103,6 +103,12 @@ impl Store {
         Ok(if out_of_files { 0 } else { stat.f_bavail.saturating_mul(stat.f_frsize) })
     }
 
+    /// Bytes of the store's whole file system.
+    pub fn disk_bytes(&self) -> Result<u64, StoreError> {
+        let stat = rustix::fs::statvfs(self.root()).map_err(io::Error::from).map_err(StoreError::io("inspect", self.root()))?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
     /// Whether this process has made temporary files here: only then may it have dropped something, and only then does it
     /// write at all.
     pub fn has_written(&self) -> bool {
