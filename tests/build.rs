@@ -155,3 +155,16 @@ fn the_registry_answers_once_it_has_started() {
     let registry = Registry::start();
     std::net::TcpStream::connect(&registry.host).expect("it listens");
 }
+
+#[test]
+fn a_strict_build_finds_what_a_lenient_one_has_cached() {
+    let space = Space::with_busybox();
+    space.dockerfile("FROM busybox\nCOPY --chown=nobodyy Dockerfile *.nothing /x/\n");
+    space.build(&[]).succeeds();
+    let strict = space.build(&["--strict"]);
+    assert_eq!(strict.code, Some(2), "{}", strict.stderr);
+    for text in ["error: the image has no user `nobodyy`", "error: nothing matches `*.nothing`", "2 warnings are errors"] {
+        assert!(strict.stderr.contains(text), "{text}: {}", strict.stderr);
+    }
+    space.build(&[]).succeeds();
+}

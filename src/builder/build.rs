@@ -36,7 +36,7 @@ use crate::source::{self, oci_layout::LayoutAddress};
 use crate::store::Store;
 use crate::task;
 use crate::worker::ahead::Ahead;
-use crate::worker::{LocalWorker, Output, Shared, Sources, Stack};
+use crate::worker::{LocalWorker, Output, Shared, Sources, Stack, Strictness};
 
 type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
 
@@ -52,6 +52,9 @@ pub async fn build(
     let mut planned = build.plan(&inputs, Wish::Target).await.map_err(Refused::into_error)?;
     planned.warnings.sort_by_key(|warning| warning.place.as_ref().map(|(_, span)| span.start));
     refuse_violations(&planned)?;
+    if build.request.strictness == Strictness::Strict && !planned.warnings.is_empty() {
+        return Err(report::strict_error(planned.warnings));
+    }
     let plan = build.refuse_missing(planned.plan, &inputs).await?;
     for warning in &planned.warnings {
         build.reporter.events.event(Event::Warning(Box::new(warning.clone())));
@@ -342,6 +345,7 @@ impl Build {
         let (stop, stopped) = watch::channel(false);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
+            strictness: self.request.strictness,
             store: self.store.clone(),
             cache: cache.clone(),
             graph: graph.clone(),

@@ -22,7 +22,7 @@ pub use disk::DISK_FULL;
 pub use lock::Locking;
 
 pub use crate::plan::limits::{BadLimit, retry, time_limit};
-pub use crate::worker::{Secret, SecretSource, SshAgent};
+pub use crate::worker::{Secret, SecretSource, SshAgent, Strictness};
 
 pub mod archive;
 pub mod attest;
@@ -75,6 +75,8 @@ pub struct BuildRequest {
     pub attestations: Attestations,
     /// `--lock`, `--locked`.
     pub locking: Locking,
+    /// `--strict`.
+    pub strictness: Strictness,
     /// `--secret`.
     pub secrets: Vec<Secret>,
     /// `--ssh`.

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use super::{BuildError, ErrorKind, disk};
-use crate::diagnostic::{Diagnostic, Source, Span, causes};
+use crate::diagnostic::{Diagnostic, Severity, Source, Span, causes};
 use crate::export::ExportError;
 use crate::graph::{Op, Origin, Step};
 use crate::plan::Wanted;
@@ -19,11 +19,15 @@ use crate::worker::{Expired, WorkError};
 pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
     let nowhere = Origin::default();
     let origin = step.map_or(&nowhere, |step| &step.origin);
+    if let WorkError::Warned { warnings } = error {
+        return strict_error(warnings.clone());
+    }
     let (kind, code) = match error {
         WorkError::Command { .. } => (ErrorKind::Step, "command-failed"),
         WorkError::Expired { .. } => (ErrorKind::Step, "command-expired"),
         WorkError::Copy(_) => (ErrorKind::Usage, "copy-failed"),
         WorkError::Identity(_) => (ErrorKind::Usage, "unknown-user"),
+        WorkError::Warned { .. } => (ErrorKind::Usage, "warned"),
         WorkError::NotGiven { .. } => (ErrorKind::Usage, "not-given"),
         WorkError::Mount { .. } => (ErrorKind::Usage, "mount-failed"),
         WorkError::UnknownLimit(_) | WorkError::Context(_) => (ErrorKind::Usage, "bad-request"),
@@ -54,6 +58,20 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
         error => in_stage(at_instruction(code, error.to_string(), origin), origin).because(error),
     };
     finish(kind, diagnostic, error)
+}
+
+/// Warnings as a strict build takes them.
+pub fn strict_error(mut warnings: Vec<Diagnostic>) -> BuildError {
+    for warning in &mut warnings {
+        warning.severity = Severity::Error;
+    }
+    let message = match warnings.len() {
+        1 => "a warning is an error in a strict build".to_owned(),
+        count => format!("{count} warnings are errors in a strict build"),
+    };
+    let last = Diagnostic::error_without_place("strict", message)
+        .help("mend it, leave a rule out with `# check=skip=Rule`, or build without `--strict`");
+    BuildError { kind: ErrorKind::Usage, diagnostics: warnings.into_iter().chain([last]).collect() }
 }
 
 /// A source of a copy that is not there, or a copy that failed.

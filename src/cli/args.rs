@@ -389,6 +389,9 @@ pub struct BuildArgs {
     /// Tell why each step ran or did not
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
     pub explain: bool,
+    /// Take every warning for an error
+    #[arg(long)]
+    pub strict: bool,
     /// Only check the Dockerfile
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
     pub check: bool,

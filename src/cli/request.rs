@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::builder::{Attestations, BuildRequest, ContextSource, DockerfileSource, Locking, NoCache};
+use crate::builder::{Attestations, BuildRequest, ContextSource, DockerfileSource, Locking, NoCache, Strictness};
 use crate::cli::args::{BuildArgs, ProgressMode};
 use crate::cli::call::Call;
 use crate::cli::environment::Environment;
@@ -69,6 +69,7 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
         annotations: args.annotations,
         attestations: attestations(&args.attest, args.provenance.as_deref(), args.sbom.as_deref(), problems),
         locking: locking(args.lock.as_deref(), args.locked, problems),
+        strictness: if args.strict { Strictness::Strict } else { Strictness::Lenient },
         secrets: problems.some("--secret", &args.secrets, |text| values::secret(text, environment)),
         ssh: problems.all("--ssh", &args.ssh, |text| values::ssh_agent(text, environment)),
         allow: problems.all("--allow", &args.allow, values::entitlement),

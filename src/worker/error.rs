@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::diagnostic::Diagnostic;
 use crate::digest::DiffId;
 use crate::layer::LayerError;
 use crate::sandbox::SandboxError;
@@ -50,6 +51,12 @@ pub enum WorkError {
     /// The user of a step.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What a lenient build only warns of.
+    #[error("a warning, which is an error in a strict build")]
+    Warned {
+        /// The warnings; at least one.
+        warnings: Vec<Diagnostic>,
+    },
     /// A secret or agent that a step requires.
     #[error("{what} `{id}` was not given to this build")]
     NotGiven {

@@ -8,7 +8,7 @@ use super::copy::{self, CopyInput, Download, Remark, TreeInput};
 use super::error::WorkError;
 use super::exec::Surroundings;
 use super::secret::Credentials;
-use super::{LocalWorker, Output, Stack, Task, attend, mkdir, mounts, retry, stack};
+use super::{LocalWorker, Output, Stack, Strictness, Task, attend, mkdir, mounts, retry, stack};
 use crate::cache::KeySink;
 use crate::diagnostic::Diagnostic;
 use crate::digest::{CacheKey, ContentDigest, Digest, Hasher};
@@ -104,7 +104,9 @@ impl LocalWorker {
         inputs: &[Output],
     ) -> Result<(Digest, Option<Arc<Prepared>>), WorkError> {
         let op = &self.shared.graph.step(index).op;
-        let memo = memo_key(b"files", &serde_json::to_vec(op).unwrap_or_default(), inputs);
+        let is_strict = self.shared.strictness == Strictness::Strict;
+        // what a strict build fails for is found by looking
+        let memo = memo_key(b"files", &serde_json::to_vec(op).unwrap_or_default(), inputs).filter(|_| !is_strict);
         if let Some(key) = &memo
             && let Some(digest) = recalled(&self.shared.store, key)?
         {
@@ -138,7 +140,11 @@ impl LocalWorker {
         drop(turn);
         if let Ok(Prepared::Copy(copy)) = &prepared {
             let origin = &self.shared.graph.step(index).origin;
-            for warning in copy.remarks.iter().filter_map(|remark| warning(remark, origin)) {
+            let warnings: Vec<Diagnostic> = copy.remarks.iter().filter_map(|remark| warning(remark, origin)).collect();
+            if self.shared.strictness == Strictness::Strict && !warnings.is_empty() {
+                return Err(WorkError::Warned { warnings });
+            }
+            for warning in warnings {
                 self.shared.events.event(Event::Warning(Box::new(warning)));
             }
         }

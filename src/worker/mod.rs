@@ -102,8 +102,19 @@ pub struct Task {
     mounted: Vec<Option<ContentDigest>>,
 }
 
+/// What warnings come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// They are told.
+    Lenient,
+    /// They fail the build.
+    Strict,
+}
+
 /// Everything that the steps of one build share.
 pub struct Shared {
+    /// What warnings come to.
+    pub strictness: Strictness,
     /// Where layers go.
     pub store: Store,
     /// Former results of commands.
