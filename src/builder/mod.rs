@@ -15,7 +15,7 @@ use crate::export::Form;
 use crate::graph::{Limits, Network};
 pub use crate::plan::{Argument, Credential, Outline};
 use crate::reference::{ImageRef, Platform};
-use crate::sandbox;
+use crate::sandbox::{self, Rights};
 use crate::store::Store;
 pub use attest::Attestations;
 pub use disk::DISK_FULL;
@@ -317,13 +317,17 @@ pub fn open_store(root: &Path) -> Result<Store, BuildError> {
 }
 
 /// Gives this process the rights that building takes; to be called before it has a second thread, and before the store is
-/// opened.
+/// opened. Returns what a user should know about them, if anything.
 ///
 /// # Errors
 /// `Environment`: the process is not root, and the machine gives its user no namespace in which it could be.
-pub fn acquire_rights() -> Result<(), BuildError> {
+pub fn acquire_rights() -> Result<Option<&'static str>, BuildError> {
     match sandbox::acquire() {
-        Ok(_) => Ok(()),
+        Ok(Rights::Own | Rights::SubordinateIds) => Ok(None),
+        Ok(Rights::OneId) => Ok(Some(
+            "this user has no range in /etc/subuid and /etc/subgid: commands run as root whatever USER says, and what they make is \
+             root's (`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER` gives one)",
+        )),
         Err(error) => {
             let help = error.help();
             let diagnostic = Diagnostic::error_without_place("no-rights", with_causes(&error)).help(help);

@@ -41,7 +41,9 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
         return answer(call, order, root.as_deref(), environment);
     }
     let files = ResultFiles::start(iidfile, metadata_file)?;
-    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
+    if let Some(note) = builder::acquire_rights().map_err(|error| Failure::build(error, None))? {
+        say(&format!("note: {note}\n"));
+    }
     let store = open_store(root.as_deref(), environment)?;
     let console = Arc::new(Console::new(order.progress, environment.color));
     let Order { request, .. } = order;

@@ -25,6 +25,7 @@ use super::emulation::Emulation;
 use super::error::Stage;
 use super::mounts::{Overlays, find_inside};
 use super::plan::{Network, Plan, Resource, Security};
+use super::rights::Ids;
 use super::rootfs;
 use super::sys::{self, ExecImage};
 use super::wire::Report;
@@ -86,6 +87,8 @@ impl Command {
 pub(super) struct Inherited<'a> {
     /// The launcher's pidfd.
     pub(super) launcher: &'a OwnedFd,
+    /// Which users there are.
+    pub(super) ids: Ids,
     pub(super) stdin: &'a OwnedFd,
     pub(super) stdout: &'a OwnedFd,
     pub(super) stderr: &'a OwnedFd,
@@ -103,7 +106,7 @@ pub(super) fn become_command<'a>(
 ) -> Result<Infallible, Failure<'a>> {
     let program = plan.args.first().map_or("", String::as_str);
     die_with(inherited.launcher).at(Stage::JoinParent, program)?;
-    let root = rootfs::assemble(plan, overlays)?;
+    let root = rootfs::assemble(plan, overlays, inherited.ids)?;
     enter_root(&root).at(Stage::EnterRoot, program)?;
     rustix::system::sethostname(plan.hostname.as_bytes()).at(Stage::SetHostname, &plan.hostname)?;
     if plan.network == Network::None {
@@ -235,8 +238,10 @@ fn join_keyring() -> Result<(), Errno> {
 
 fn connect(streams: &Inherited<'_>, uid: u32) -> Result<(), Errno> {
     // `/dev/stdout` is opened anew by its owner's rights, so the command's user must own the pipes.
-    fchown(streams.stdout, Some(Uid::from_raw(uid)), None)?;
-    fchown(streams.stderr, Some(Uid::from_raw(uid)), None)?;
+    if streams.ids == Ids::Many {
+        fchown(streams.stdout, Some(Uid::from_raw(uid)), None)?;
+        fchown(streams.stderr, Some(Uid::from_raw(uid)), None)?;
+    }
     sys::dup_to_stdio(streams.stdin, 0)?;
     sys::dup_to_stdio(streams.stdout, 1)?;
     sys::dup_to_stdio(streams.stderr, 2)

@@ -25,6 +25,7 @@ use super::emulation::Emulation;
 use super::error::Stage;
 use super::mounts::{Marks, OverlayDialect, Overlays};
 use super::plan::{Emulator, Network, Plan};
+use super::rights::Ids;
 use super::sys::{self, Fork, Namespaces};
 use super::wire::{Ask, Report, Request};
 use super::{LAUNCHER_NAME, seccomp};
@@ -54,6 +55,7 @@ struct Launcher {
     own_pidfd: OwnedFd,
     null: OwnedFd,
     filter: Vec<libc::sock_filter>,
+    ids: Ids,
     overlays: Overlays,
     steps: Vec<Step>,
     /// One per emulator that a step has asked for.
@@ -78,6 +80,7 @@ enum State {
 impl Launcher {
     fn set_up() -> Result<Launcher, Errno> {
         let marks = std::env::args().nth(1).as_deref().and_then(Marks::from_word).ok_or(Errno::INVAL)?;
+        let ids = Ids::of_process();
         let socket = sys::take_stdin();
         // A terminal's Ctrl-C is for the builder, which ends us in good order.
         setsid()?;
@@ -95,7 +98,8 @@ impl Launcher {
             socket,
             own_pidfd: pidfd_open(getpid(), PidfdFlags::empty())?,
             null: openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
-            filter: seccomp::compile(),
+            filter: seccomp::compile(ids),
+            ids,
             overlays: Overlays { dialect: OverlayDialect::probe(), marks },
             steps: Vec::new(),
             emulations: Vec::new(),
@@ -186,6 +190,7 @@ impl Launcher {
             Fork::Child => {
                 let inherited = Inherited {
                     launcher: &self.own_pidfd,
+                    ids: self.ids,
                     stdin: &self.null,
                     stdout,
                     stderr,

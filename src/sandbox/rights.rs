@@ -4,6 +4,9 @@
 //! user was given (`/etc/subuid`, `/etc/subgid`), and everything else works as for root of the machine: files on disk belong to
 //! the ids that stand for an image's, and are read back as the image's own. So layers come out the same.
 //!
+//! A user without ranges gets its own id alone, as root: files keep other owners as a note (`snapshot`), and commands are told
+//! that giving files away and changing users worked.
+//!
 //! `newuidmap` and `newgidmap` are asked for the ranges, as only they may give them. They act on a child that waits in the new
 //! namespace; the process itself enters when the maps are there.
 
@@ -28,6 +31,27 @@ pub enum Rights {
     Own,
     /// It is root of a user namespace that holds the ids given to its user.
     SubordinateIds,
+    /// It is root of a user namespace of its user's own id: there are no ranges for it.
+    OneId,
+}
+
+/// How many users this process may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ids {
+    /// Those that images have.
+    Many,
+    /// Root, which is the user outside.
+    One,
+}
+
+impl Ids {
+    /// Asks the kernel (`user_namespaces(7)`): a user's own id alone is given only where groups cannot be dropped.
+    pub(super) fn of_process() -> Ids {
+        match fs::read_to_string("/proc/self/setgroups") {
+            Ok(text) if text.trim() == "deny" => Ids::One,
+            _ => Ids::Many,
+        }
+    }
 }
 
 /// Why a process cannot have the rights that building takes.
@@ -52,14 +76,6 @@ pub enum RightsError {
         remedy: Remedy,
         /// The kernel's answer.
         source: io::Error,
-    },
-    /// The user has no ranges of ids.
-    #[error("user {uid} has no range of ids in `{file}`, and files of an image belong to many")]
-    NoIds {
-        /// Who asked.
-        uid: u32,
-        /// `/etc/subuid` or `/etc/subgid`.
-        file: &'static str,
     },
     /// There are ranges, and no program that may hand them out.
     #[error("`{program}` is not installed, which gives a user the ids of `{file}`")]
@@ -120,9 +136,6 @@ impl RightsError {
                 }
             }
             .to_owned(),
-            RightsError::NoIds { uid, .. } => {
-                format!("give the user a range: `sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 \"$(id -nu {uid})\"`")
-            }
             RightsError::NoMapper { .. } => "install the package `uidmap` (`shadow-utils` on Fedora)".to_owned(),
             RightsError::Refused { program, .. } => {
                 format!("`{program}` must be set-uid root or have its file capability, and the range must be the user's own")
@@ -155,10 +168,9 @@ pub fn acquire() -> Result<Rights, RightsError> {
     let name = user_name(&read("/etc/passwd")?, uid);
     let users = ranges(&read(USERS.file)?, uid, name.as_deref());
     let groups = ranges(&read(GROUPS.file)?, uid, name.as_deref());
-    for (kind, ranges) in [(&USERS, &users), (&GROUPS, &groups)] {
-        if ranges.is_empty() {
-            return Err(RightsError::NoIds { uid, file: kind.file });
-        }
+    if users.is_empty() || groups.is_empty() {
+        enter(uid, |pid| map_one(pid, uid, getegid().as_raw()))?;
+        return Ok(Rights::OneId);
     }
     enter(uid, |pid| {
         // both at once: they take a few milliseconds each
@@ -195,6 +207,17 @@ fn enter(uid: u32, map: impl FnOnce(u32) -> Result<(), RightsError>) -> Result<(
     // It ends by itself; who does not wait for it keeps a dead child.
     let _reaped = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
     entered
+}
+
+/// Lets id 0 of the namespace be the user, which takes nobody's help; the kernel wants the right to drop groups given up for it.
+fn map_one(pid: u32, uid: u32, gid: u32) -> Result<(), RightsError> {
+    let write = |name: &str, text: String| {
+        let written = fs::write(format!("/proc/{pid}/{name}"), text);
+        written.map_err(|source| RightsError::System { action: "map the user's own id", source })
+    };
+    write("setgroups", "deny".to_owned())?;
+    write("uid_map", format!("0 {uid} 1"))?;
+    write("gid_map", format!("0 {gid} 1"))
 }
 
 /// What may stand behind the kernel's refusal.

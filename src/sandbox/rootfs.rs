@@ -12,6 +12,7 @@ use super::child::{AtStage, Failure};
 use super::error::Stage;
 use super::mounts::{self, Overlays, attach, clone_tree, find_entry, find_inside};
 use super::plan::{Mount, MountKind, Plan, Root, Security};
+use super::rights::Ids;
 use super::sys::{self, Reach};
 
 const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -45,13 +46,13 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 /// Builds the whole tree inside the current, private mount namespace and returns its root, attached.
 ///
 /// Called before the step's command or anything else runs in these namespaces, so nobody can move what is looked up here.
-pub(super) fn assemble(plan: &Plan, overlays: Overlays) -> Result<OwnedFd, Failure<'_>> {
+pub(super) fn assemble(plan: &Plan, overlays: Overlays, ids: Ids) -> Result<OwnedFd, Failure<'_>> {
     let root = mount_root(plan, overlays)?;
     // What is mounted here is ours; modes are meant as written.
     let _ = rustix::process::umask(Mode::empty());
     let host_null = host_device("null", 1, 3).at(Stage::MountSystem, "/dev/null")?;
     mount_proc(&root, &host_null, plan.security)?;
-    mount_dev(&root, plan)?;
+    mount_dev(&root, plan, ids)?;
     mount_sys(&root, &host_null, plan.security)?;
     for mount in &plan.mounts {
         add_mount(&root, mount, overlays)?;
@@ -138,7 +139,7 @@ fn host_sys(attributes: MountAttrFlags) -> Result<OwnedFd, Errno> {
 }
 
 /// Mounts an own `/dev`. Its nodes are the host's, bound one by one: they work where making nodes is not allowed.
-fn mount_dev<'a>(root: &OwnedFd, plan: &Plan) -> Result<(), Failure<'a>> {
+fn mount_dev<'a>(root: &OwnedFd, plan: &Plan, ids: Ids) -> Result<(), Failure<'a>> {
     let place = system_directory(root, "/dev").at(Stage::FindTarget, "/dev")?;
     let attributes = NO_SUID | device_attributes(plan.security);
     let dev = mounts::virtual_fs("tmpfs", &[("mode", "755"), ("size", "65536k")], attributes).at(Stage::MountSystem, "/dev")?;
@@ -158,7 +159,9 @@ fn mount_dev<'a>(root: &OwnedFd, plan: &Plan) -> Result<(), Failure<'a>> {
     }
     let size = plan.shm_size_bytes.to_string();
     let terminals = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-    mount_below(&dev, "pts", "devpts", &terminals, NO_SUID | NO_EXEC).at(Stage::MountSystem, "/dev/pts")?;
+    // the group of terminals does not exist where there is one id
+    let terminals = if ids == Ids::Many { &terminals[..] } else { &terminals[..2] };
+    mount_below(&dev, "pts", "devpts", terminals, NO_SUID | NO_EXEC).at(Stage::MountSystem, "/dev/pts")?;
     mount_below(&dev, "shm", "tmpfs", &[("mode", "1777"), ("size", &size)], INERT).at(Stage::MountSystem, "/dev/shm")?;
     mount_below(&dev, "mqueue", "mqueue", &[], INERT).at(Stage::MountSystem, "/dev/mqueue")?;
     Ok(())
@@ -305,7 +308,11 @@ fn file_in_memory(content: &[u8], (uid, gid): (u32, u32), mode: u32) -> Result<O
         let written = rustix::io::write(&file, rest)?;
         rest = &rest[written..];
     }
-    rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    match rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
+        // an id that this user namespace lacks: nobody in the step can be that user
+        Err(Errno::INVAL) => {}
+        given => given?,
+    }
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
     // As for parts of overlays: only attached mounts can be cloned everywhere.
     attach(&memory, mounts::open_tree_place("/sys")?)?;

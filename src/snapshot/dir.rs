@@ -63,7 +63,7 @@ impl Dir {
             Ok(fd) => {
                 let meta = meta_of(&rustix::fs::fstat(&fd)?);
                 // the name that procfs has for a descriptor is followed, to just this file
-                stand_in::seen(meta, || xattr::get_followed(&magic(&fd), stand_in::NAME)).map(Some)
+                stand_in::seen(meta, |name| xattr::get_followed(&magic(&fd), name)).map(Some)
             }
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Ok(None),
             Err(err) => Err(err.into()),
@@ -77,13 +77,13 @@ impl Dir {
 
     /// What the directory itself is.
     pub fn meta(&self) -> io::Result<Meta> {
-        Ok(meta_of(&rustix::fs::fstat(&self.fd)?))
+        meta(&self.fd)
     }
 
     /// What `name` is; `None` if there is nothing.
     pub fn stat(&self, name: &[u8]) -> io::Result<Option<Meta>> {
         match rustix::fs::statat(&self.fd, component(name)?, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stand_in::seen(meta_of(&stat), || xattr::get(&self.magic_path(name)?, stand_in::NAME)).map(Some),
+            Ok(stat) => stand_in::seen(meta_of(&stat), |note| xattr::get(&self.magic_path(name)?, note)).map(Some),
             Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(err) => Err(err.into()),
         }
@@ -226,6 +226,14 @@ impl Dir {
     /// Sets the owner of `name`, a link's own if it is one. Clears setuid bits and file capabilities: call it first.
     pub fn chown(&self, name: &[u8], uid: u32, gid: u32) -> io::Result<()> {
         let (uid, gid) = owner(uid, gid)?;
+        if stand_in::owners_are_notes() && (uid.as_raw(), gid.as_raw()) != (0, 0) {
+            let note = stand_in::owner_value(uid.as_raw(), gid.as_raw());
+            return match rustix::fs::lsetxattr(&self.magic_path(name)?, stand_in::OWNER, &note, XattrFlags::empty()) {
+                // neither a file nor a directory: it cannot carry a note
+                Err(rustix::io::Errno::PERM) => Ok(()),
+                noted => Ok(noted?),
+            };
+        }
         let done = rustix::fs::chownat(&self.fd, component(name)?, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
         done.map_err(|errno| unowned(errno, uid, gid))
     }
@@ -350,6 +358,10 @@ pub const WHITEOUT: FileKind = FileKind::Character(0, 0);
 /// Sets the owner of an open file; clears setuid bits and file capabilities, so call it before the others.
 pub fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     let (uid, gid) = owner(uid, gid)?;
+    if stand_in::owners_are_notes() && (uid.as_raw(), gid.as_raw()) != (0, 0) {
+        let note = stand_in::owner_value(uid.as_raw(), gid.as_raw());
+        return Ok(rustix::fs::fsetxattr(file, stand_in::OWNER, &note, XattrFlags::empty())?);
+    }
     rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|errno| unowned(errno, uid, gid))
 }
 
@@ -370,7 +382,8 @@ pub fn set_xattr(file: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
 
 /// The metadata of an open file.
 pub fn meta(file: impl AsFd) -> io::Result<Meta> {
-    Ok(meta_of(&rustix::fs::fstat(file)?))
+    let file = file.as_fd();
+    stand_in::seen(meta_of(&rustix::fs::fstat(file)?), |note| xattr::get_of_open(file, note))
 }
 
 /// Refuses what is not one plain component.

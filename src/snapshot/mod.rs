@@ -27,6 +27,7 @@ pub mod view;
 pub mod xattr;
 
 pub use dir::Dir;
+pub use stand_in::owners_are_notes;
 pub use tree::{FileKind, FileTree, Last, Meta, Resolved, Time, TreePath, Xattrs, resolve};
 pub use view::{DirTree, View};
 

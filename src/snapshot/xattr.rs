@@ -29,7 +29,7 @@ impl Names {
                 return rest.strip_prefix(ESCAPE).map(|rest| Cow::Owned([prefix, rest].concat()));
             }
         }
-        if name == stand_in::NAME {
+        if name == stand_in::NAME || name == stand_in::OWNER {
             return None;
         }
         let belongs = name.starts_with(b"user.")
@@ -110,6 +110,11 @@ pub(super) fn get(path: &[u8], name: &[u8]) -> io::Result<Option<Vec<u8>>> {
 /// The same, of what the links in `path` lead to.
 pub(super) fn get_followed(path: &[u8], name: &[u8]) -> io::Result<Option<Vec<u8>>> {
     grown(|buffer| rustix::fs::getxattr(path, name, buffer))
+}
+
+/// The same, of an open file.
+pub(super) fn get_of_open(file: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    grown(|buffer| rustix::fs::fgetxattr(file, name, buffer))
 }
 
 /// Removes overlayfs's marks of both families from the file at the host path `path` (not followed), apart from `kept`.

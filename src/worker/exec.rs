@@ -19,7 +19,7 @@ use crate::layer;
 use crate::sandbox::{self, Exit, Launcher, Plan, SandboxError};
 use crate::schedule::Novelty;
 use crate::snapshot::builder::{Attributes, LayerBuilder};
-use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve, upper};
+use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, owners_are_notes, resolve, upper};
 use crate::store::{Record, TempDir};
 
 /// What [`run`] needs beside the step itself.
@@ -142,6 +142,13 @@ fn plan(
     if !env.iter().any(|variable| variable.starts_with("HOME=")) {
         env.push(format!("HOME={}", identity.home));
     }
+    if owners_are_notes() && !env.iter().any(|variable| variable.starts_with("APT_CONFIG=")) {
+        // apt would become another user for its downloads, and checks that it has
+        env.push(format!("APT_CONFIG={APT_CONFIG}"));
+        let content = b"APT::Sandbox::User \"root\";\n".to_vec();
+        let kind = sandbox::MountKind::File { content, uid: 0, gid: 0, mode: 0o444 };
+        mounts.push(sandbox::Mount { target: APT_CONFIG.to_owned(), kind });
+    }
     for (mount, kind) in mounts.iter().map(|mount| (mount, super::mounts::target_kind(mount))) {
         stubs.push((TreePath::clean(mount.target.as_bytes()), kind));
     }
@@ -174,6 +181,9 @@ fn plan(
         emulator: emulation::needed(&op.platform),
     })
 }
+
+/// Where apt finds what it needs in a user namespace of one id.
+const APT_CONFIG: &str = "/dev/croze/apt.conf";
 
 /// Makes the command's directory where the image lacks it, in the step's own layer: a base image may only name it. It belongs to
 /// the command's user, as BuildKit has it.

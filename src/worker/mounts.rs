@@ -9,7 +9,7 @@ use super::error::WorkError;
 use crate::digest::{CacheKey, Digest};
 use crate::graph::{ExecOp, Mount, MountKind, Sharing};
 use crate::sandbox;
-use crate::snapshot::{FileKind, Last, TreePath, View, resolve};
+use crate::snapshot::{FileKind, Last, TreePath, View, dir, resolve};
 use crate::store::{StepLock, TempDir};
 
 /// Mounts ready for the sandbox, and what must live as long as the command.
@@ -209,7 +209,8 @@ fn secret(id: &str, shared: &Shared) -> Result<Option<Vec<u8>>, WorkError> {
 }
 
 fn set_owner_and_mode(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), WorkError> {
-    std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(WorkError::system("set the owner of a mount"))?;
+    let owned = std::fs::File::open(path).and_then(|file| dir::set_owner(file, uid, gid));
+    owned.map_err(WorkError::system("set the owner of a mount"))?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
         .map_err(WorkError::system("set the mode of a mount"))
 }

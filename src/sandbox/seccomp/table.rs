@@ -32,6 +32,35 @@ const NEW_NAMESPACES: u32 = 0x7e02_0000;
 /// Linux, Linux for 32-bit programs, either with `UNAME26`, and the question what it is.
 const PERSONALITIES: &[u32] = &[0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
+/// Calls that give files to other users, and that become other users: impossible where there is one id.
+pub(super) const CALLS_FOR_IDS: &[&str] = &[
+    "chown",
+    "chown32",
+    "fchown",
+    "fchown32",
+    "fchownat",
+    "lchown",
+    "lchown32",
+    "setfsgid",
+    "setfsgid32",
+    "setfsuid",
+    "setfsuid32",
+    "setgid",
+    "setgid32",
+    "setgroups",
+    "setgroups32",
+    "setregid",
+    "setregid32",
+    "setresgid",
+    "setresgid32",
+    "setresuid",
+    "setresuid32",
+    "setreuid",
+    "setreuid32",
+    "setuid",
+    "setuid32",
+];
+
 /// Name, number on x86-64, number on 32-bit x86, rule; sorted by name.
 ///
 /// `clone3` is absent because its flags lie in memory, where a filter cannot see them; callers then use `clone`.
