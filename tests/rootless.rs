@@ -184,3 +184,43 @@ fn the_store_is_readable_without_a_namespace() {
     let mode = fs::metadata(shop.space.path("home/.local/share/croze")).expect("the store").permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
+
+/// Docker's default capabilities: what root of an ordinary container has.
+const CONTAINER: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
+
+#[test]
+fn root_of_an_ordinary_container_builds_roots_image_on_copies() {
+    let Some(shop) = Shop::open("root_of_an_ordinary_container_builds_roots_image_on_copies") else { return };
+    shop.space.write("ctx/tool", "#!/bin/sh\n").write("ctx/secret", "s3cret").dockerfile(
+        r#"FROM busybox
+COPY --chown=1000:2000 --chmod=4711 tool /opt/tool
+RUN echo x > /a && chown 3:65534 /a && chmod 6755 /a && ln /a /b && ln -s /nowhere /c && mkfifo /d && mkdir -m 1777 /shared
+RUN rm /etc/group && rm -rf /usr && mkdir /usr && touch /usr/new && rm /b && mv /opt /moved && rm -rf /shared
+RUN --mount=type=cache,target=/root/.cache/x echo kept > /root/.cache/x/f && sleep 1000 & echo done > /e
+RUN --mount=type=cache,target=/root/.cache/x --mount=type=secret,id=s --mount=type=tmpfs,target=/var/t <<EOT
+cat /root/.cache/x/f /run/secrets/s > /seen
+echo lost > /var/t/f
+grep -q buildkitsandbox /etc/hosts
+EOT
+WORKDIR /srv/w
+USER 65534
+RUN id -u > /tmp/who && touch /dev/null && echo > /dev/null
+"#,
+    );
+    let output = |name: &str| format!("type=oci,tar=false,dest={name},rewrite-timestamp=true");
+    let secret = ["--secret", "id=s,src=ctx/secret"];
+    let mut roots = shop.space.command(["build", "-o", &output("root-layout"), secret[0], secret[1], "ctx"]);
+    Run::of(roots.env("SOURCE_DATE_EPOCH", "86400").output().expect("croze starts")).succeeds();
+    let contained = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", CONTAINER, "--"]).arg(shop.space.path("croze")).args(arguments);
+        command.current_dir(shop.space.path(".")).env("SOURCE_DATE_EPOCH", "86400").env("CROZE_ROOT", shop.space.path("inner"));
+        run(&mut command)
+    };
+    contained(&["import", "busybox.tar", "busybox"]).succeeds();
+    let built = contained(&["build", "-o", &output("inner-layout"), secret[0], secret[1], "ctx"]).succeeds();
+    assert!(built.stderr.contains("note: this container allows no namespaces"), "{}", built.stderr);
+    assert_eq!(shop.space.read("inner-layout/index.json"), shop.space.read("root-layout/index.json"));
+    let again = contained(&["build", "--progress=plain", secret[0], secret[1], "ctx"]).succeeds();
+    assert!(again.stderr.contains("all 7 steps cached"), "{}", again.stderr);
+}

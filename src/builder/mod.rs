@@ -324,6 +324,10 @@ pub fn open_store(root: &Path) -> Result<Store, BuildError> {
 pub fn acquire_rights() -> Result<Option<&'static str>, BuildError> {
     match sandbox::acquire() {
         Ok(Rights::Own | Rights::SubordinateIds) => Ok(None),
+        Ok(Rights::Contained) => Ok(Some(
+            "this container allows no namespaces and no mounts: commands run on copies, with a root directory of their own and no /proc, \
+             and share processes, network and users with what runs here",
+        )),
         Ok(Rights::OneId) => Ok(Some(
             "this user has no range in /etc/subuid and /etc/subgid: commands run as root whatever USER says, and what they make is \
              root's (`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER` gives one)",

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{
-    Rlimit, Signal, chdir, fchdir, getrlimit, pivot_root, set_parent_process_death_signal, setrlimit, setsid, umask,
+    Rlimit, Signal, chdir, chroot, fchdir, getrlimit, pivot_root, set_parent_process_death_signal, setrlimit, setsid, umask,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities,
@@ -24,7 +24,7 @@ use rustix::thread::{
 use super::emulation::Emulation;
 use super::error::Stage;
 use super::mounts::{Overlays, find_inside};
-use super::plan::{Network, Plan, Resource, Security};
+use super::plan::{Network, Plan, Resource, Root, Security};
 use super::rights::Ids;
 use super::rootfs;
 use super::sys::{self, ExecImage};
@@ -137,6 +137,37 @@ pub(super) fn become_command<'a>(
     }
     become_user(plan, capabilities).at(Stage::BecomeUser, program)?;
     // Changing the user has forgotten the first request.
+    die_with(inherited.launcher).at(Stage::JoinParent, program)?;
+    execute(command, program)
+}
+
+/// Becomes the command of `plan` where neither namespaces nor mounts can be made: its root is a plain directory, and what else
+/// it sees is the container's that croze runs in, whose system call filter holds for it as well.
+pub(super) fn become_command_by_root_alone<'a>(
+    plan: &'a Plan,
+    command: &Command,
+    inherited: &Inherited<'_>,
+    _filter: &[libc::sock_filter],
+    _overlays: Overlays,
+) -> Result<Infallible, Failure<'a>> {
+    let program = plan.args.first().map_or("", String::as_str);
+    die_with(inherited.launcher).at(Stage::JoinParent, program)?;
+    let Root::Bind { source } = &plan.root else { return Err(Failure::new(Stage::MountRoot, Errno::NOSYS, program)) };
+    set_limits(&plan.rlimits)?;
+    umask(Mode::from_raw_mode(0o022));
+    setsid().at(Stage::JoinParent, program)?;
+    connect(inherited, plan.uid).at(Stage::ConnectStreams, program)?;
+    sys::close_on_exec_from(3).at(Stage::ConnectStreams, program)?;
+    chdir(source).and_then(|()| chroot(c".")).and_then(|()| chdir(c"/")).at(Stage::EnterRoot, source)?;
+    enter_directory(&plan.cwd).at(Stage::EnterDirectory, &plan.cwd)?;
+
+    let capabilities = permitted().at(Stage::DropCapabilities, program)?.intersection(DOCKER_CAPABILITIES);
+    match limit_bounding_set(capabilities) {
+        // without CAP_SETPCAP the set stays as small as the container's is
+        Ok(()) | Err(Errno::PERM) => {}
+        Err(errno) => return Err(Failure::new(Stage::DropCapabilities, errno, program)),
+    }
+    become_user(plan, capabilities).at(Stage::BecomeUser, program)?;
     die_with(inherited.launcher).at(Stage::JoinParent, program)?;
     execute(command, program)
 }

@@ -18,11 +18,11 @@ use rustix::thread::CapabilitySet;
 
 use super::LAUNCHER_NAME;
 use super::error::SandboxError;
-use super::launcher;
 use super::mounts::{Marks, clone_tree};
 use super::plan::Plan;
 use super::sys::{self, Reach};
 use super::wire::{self, Ask, Report, Request};
+use super::{launcher, rights};
 
 /// A running launcher process. Dropping it ends the process and every step that still runs.
 #[derive(Debug)]
@@ -30,6 +30,16 @@ pub struct Launcher {
     socket: OwnedFd,
     process: Mutex<Child>,
     id: u32,
+    isolation: Isolation,
+}
+
+/// What steps of a launcher are kept apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Namespaces, mounts and the rest.
+    Namespaces(Marks),
+    /// A root directory of their own: no namespaces, no mounts, the container's own system call filter.
+    Root,
 }
 
 impl Launcher {
@@ -40,10 +50,13 @@ impl Launcher {
     /// `SandboxError::NotAllowed`; `SandboxError::Start` says what could not be done.
     pub fn start(marks: Marks) -> Result<Launcher, SandboxError> {
         // the kernel would say "not permitted", at the first of many calls
-        if !rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN)) {
-            return Err(SandboxError::NotAllowed);
-        }
-        Launcher::start_with(Path::new("/proc/self/exe"), marks)
+        let may_mount = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+        let isolation = match may_mount {
+            true => Isolation::Namespaces(marks),
+            false if rights::can_change_root() => Isolation::Root,
+            false => return Err(SandboxError::NotAllowed),
+        };
+        Launcher::start_isolating(Path::new("/proc/self/exe"), isolation)
     }
 
     /// Starts a launcher from another program that has our launcher in it, as a test has to.
@@ -51,9 +64,13 @@ impl Launcher {
     /// # Errors
     /// As for [`Launcher::start`].
     pub fn start_with(program: &Path, marks: Marks) -> Result<Launcher, SandboxError> {
+        Launcher::start_isolating(program, Isolation::Namespaces(marks))
+    }
+
+    fn start_isolating(program: &Path, isolation: Isolation) -> Result<Launcher, SandboxError> {
         let failed = |action| move |source| SandboxError::Start { action, source };
         let (ours, theirs) = control_pair().map_err(io::Error::from).map_err(failed("create the sandbox launcher's socket"))?;
-        let [name, marks] = launcher::arguments(marks);
+        let [name, marks] = launcher::arguments(isolation);
         let image = protected_copy(program).map_err(failed("protect the program of the sandbox launcher"))?;
         let process = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()))
             .arg0(name)
@@ -64,7 +81,7 @@ impl Launcher {
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed("start the sandbox launcher"))?;
-        Ok(Launcher { socket: ours, id: process.id(), process: Mutex::new(process) })
+        Ok(Launcher { socket: ours, id: process.id(), process: Mutex::new(process), isolation })
     }
 
     /// Starts a step and returns at once; failures of its set-up come out of [`Running::wait`]. May be called from any thread.
@@ -94,6 +111,11 @@ impl Launcher {
             }
             _ => SandboxError::LauncherGone,
         }
+    }
+
+    /// What its steps are kept apart by. With [`Isolation::Root`] a plan's root is a plain directory without mounts.
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
     }
 
     /// The launcher's process id, for messages and tests.

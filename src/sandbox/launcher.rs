@@ -16,11 +16,12 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{
     DumpableBehavior, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getpid, getrlimit, pidfd_open,
-    pidfd_send_signal, set_dumpable_behavior, setrlimit, setsid, waitid,
+    pidfd_send_signal, set_child_subreaper, set_dumpable_behavior, setrlimit, setsid, waitid,
 };
 use rustix::thread::disable_transparent_huge_pages;
 
 use super::child::{self, AtStage, Command, Failure, Inherited};
+use super::client::Isolation;
 use super::emulation::Emulation;
 use super::error::Stage;
 use super::mounts::{Marks, OverlayDialect, Overlays};
@@ -28,17 +29,23 @@ use super::plan::{Emulator, Network, Plan};
 use super::rights::Ids;
 use super::sys::{self, Fork, Namespaces};
 use super::wire::{Ask, Report, Request};
-use super::{LAUNCHER_NAME, seccomp};
+use super::{LAUNCHER_NAME, leftovers, seccomp};
 
 /// Whether this process was started to be a launcher. Ask it first thing in `main`.
 pub fn is_launcher() -> bool {
     std::env::args_os().next().is_some_and(|name| name == LAUNCHER_NAME)
 }
 
-/// The launcher's command line: its name, and the marks of its overlays.
-pub(super) fn arguments(marks: Marks) -> [&'static str; 2] {
-    [LAUNCHER_NAME, marks.word()]
+/// The launcher's command line: its name, and the marks of its overlays, or that there are none.
+pub(super) fn arguments(isolation: Isolation) -> [&'static str; 2] {
+    match isolation {
+        Isolation::Namespaces(marks) => [LAUNCHER_NAME, marks.word()],
+        Isolation::Root => [LAUNCHER_NAME, ROOT_ALONE],
+    }
 }
+
+/// The second argument of a launcher that makes no namespaces.
+const ROOT_ALONE: &str = "root-alone";
 
 /// Serves requests until the builder's side goes away; the rest of `main` when [`is_launcher`] says so.
 pub fn launcher_main() -> ExitCode {
@@ -54,6 +61,7 @@ struct Launcher {
     socket: OwnedFd,
     own_pidfd: OwnedFd,
     null: OwnedFd,
+    isolation: Isolation,
     filter: Vec<libc::sock_filter>,
     ids: Ids,
     overlays: Overlays,
@@ -65,6 +73,7 @@ struct Launcher {
 /// A step that runs.
 struct Step {
     pidfd: OwnedFd,
+    pid: u32,
     control: OwnedFd,
     state: State,
 }
@@ -79,7 +88,12 @@ enum State {
 
 impl Launcher {
     fn set_up() -> Result<Launcher, Errno> {
-        let marks = std::env::args().nth(1).as_deref().and_then(Marks::from_word).ok_or(Errno::INVAL)?;
+        let argument = std::env::args().nth(1).unwrap_or_default();
+        let isolation = match Marks::from_word(&argument) {
+            Some(marks) => Isolation::Namespaces(marks),
+            None if argument == ROOT_ALONE => Isolation::Root,
+            None => return Err(Errno::INVAL),
+        };
         let ids = Ids::of_process();
         let socket = sys::take_stdin();
         // A terminal's Ctrl-C is for the builder, which ends us in good order.
@@ -91,13 +105,24 @@ impl Launcher {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         let files = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })?;
-        sys::unshare_mounts()?;
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-        shed_mounts();
+        let marks = match isolation {
+            Isolation::Namespaces(marks) => {
+                sys::unshare_mounts()?;
+                mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+                shed_mounts();
+                marks
+            }
+            Isolation::Root => {
+                // what a step leaves running becomes our child, and is found and ended as such
+                set_child_subreaper(Some(getpid()))?;
+                Marks::User
+            }
+        };
         Ok(Launcher {
             socket,
             own_pidfd: pidfd_open(getpid(), PidfdFlags::empty())?,
             null: openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
+            isolation,
             filter: seccomp::compile(ids),
             ids,
             overlays: Overlays { dialect: OverlayDialect::probe(), marks },
@@ -113,6 +138,9 @@ impl Launcher {
                 if *events == StepEvents::Asked {
                     step.answer();
                 }
+            }
+            if self.isolation == Isolation::Root {
+                self.end_leftovers(&ready.steps);
             }
             let mut events = ready.steps.iter();
             self.steps.retain(|step| {
@@ -134,6 +162,18 @@ impl Launcher {
         }
         self.kill_all();
         Ok(())
+    }
+
+    /// Ends what ended steps have left, before anybody learns that they have ended.
+    fn end_leftovers(&self, events: &[StepEvents]) {
+        let of = |wanted: bool| {
+            let steps = self.steps.iter().zip(events);
+            steps.filter(move |(_, events)| (**events == StepEvents::Ended) == wanted).map(|(step, _)| step.pid)
+        };
+        let running: Vec<u32> = of(false).collect();
+        for ended in of(true) {
+            leftovers::end(ended, &running);
+        }
     }
 
     fn wait_for_events(&self) -> Result<Ready, Errno> {
@@ -163,7 +203,7 @@ impl Launcher {
         let outcome = read_plan(plan).map_err(|errno| Failure::new(Stage::ReadPlan, errno, "").report(&control));
         let Ok(plan) = outcome else { return };
         match self.fork(&plan, &control, &stdout, &stderr) {
-            Ok(pidfd) => self.steps.push(Step { pidfd, control, state: State::Running }),
+            Ok((pidfd, pid)) => self.steps.push(Step { pidfd, pid, control, state: State::Running }),
             Err(failure) => failure.report(&control),
         }
     }
@@ -174,7 +214,7 @@ impl Launcher {
         control: &OwnedFd,
         stdout: &OwnedFd,
         stderr: &OwnedFd,
-    ) -> Result<OwnedFd, Failure<'a>> {
+    ) -> Result<(OwnedFd, u32), Failure<'a>> {
         let command = Command::prepare(plan)?;
         let program = plan.args.first().map_or("", String::as_str);
         let emulation = match &plan.emulator {
@@ -185,8 +225,12 @@ impl Launcher {
             Network::Host => Namespaces::HOST_NETWORK,
             Network::None => Namespaces::OWN_NETWORK,
         };
-        match sys::fork_into(namespaces).at(Stage::CreateNamespaces, program)? {
-            Fork::Parent { pidfd, .. } => Ok(pidfd),
+        let forked = match self.isolation {
+            Isolation::Namespaces(_) => sys::fork_into(namespaces),
+            Isolation::Root => sys::fork_plainly(),
+        };
+        match forked.at(Stage::CreateNamespaces, program)? {
+            Fork::Parent { pidfd, pid } => Ok((pidfd, pid)),
             Fork::Child => {
                 let inherited = Inherited {
                     launcher: &self.own_pidfd,
@@ -196,7 +240,11 @@ impl Launcher {
                     stderr,
                     emulation: emulation.map(|at| &self.emulations[at]),
                 };
-                let Err(failure) = child::become_command(plan, &command, &inherited, &self.filter, self.overlays);
+                let become_command = match self.isolation {
+                    Isolation::Namespaces(_) => child::become_command,
+                    Isolation::Root => child::become_command_by_root_alone,
+                };
+                let Err(failure) = become_command(plan, &command, &inherited, &self.filter, self.overlays);
                 failure.report(control);
                 sys::exit_now(1)
             }

@@ -27,6 +27,7 @@ mod client;
 mod emulation;
 mod error;
 mod launcher;
+mod leftovers;
 mod mounts;
 mod plan;
 mod rights;
@@ -35,7 +36,7 @@ mod seccomp;
 mod sys;
 mod wire;
 
-pub use client::{Exit, Launcher, Running};
+pub use client::{Exit, Isolation, Launcher, Running};
 pub use error::{SandboxError, Stage};
 pub use launcher::{is_launcher, launcher_main};
 pub use mounts::Marks;

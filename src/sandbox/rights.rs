@@ -33,6 +33,8 @@ pub enum Rights {
     SubordinateIds,
     /// It is root of a user namespace of its user's own id: there are no ranges for it.
     OneId,
+    /// It is root of a container that lets it make no namespaces and mounts: steps work on copies, by `chroot`.
+    Contained,
 }
 
 /// How many users this process may be.
@@ -165,6 +167,9 @@ pub fn acquire() -> Result<Rights, RightsError> {
         return Ok(Rights::Own);
     }
     let uid = geteuid().as_raw();
+    if uid == 0 && can_change_root() {
+        return Ok(Rights::Contained);
+    }
     let name = user_name(&read("/etc/passwd")?, uid);
     let users = ranges(&read(USERS.file)?, uid, name.as_deref());
     let groups = ranges(&read(GROUPS.file)?, uid, name.as_deref());
@@ -180,6 +185,11 @@ pub fn acquire() -> Result<Rights, RightsError> {
         groups.finish(uid)
     })?;
     Ok(Rights::SubordinateIds)
+}
+
+/// Whether this process could at least work by `chroot`: root of an ordinary container has that right.
+pub(super) fn can_change_root() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_CHROOT))
 }
 
 /// Makes a user namespace, has `map` fill its maps, given the number of a process in it, and moves there.

@@ -61,6 +61,21 @@ pub(super) fn fork_into(namespaces: Namespaces) -> Result<Fork, Errno> {
     Ok(Fork::Parent { pidfd, pid: u32::try_from(pid).map_err(|_| Errno::OVERFLOW)? })
 }
 
+/// Splits off a copy of this process that shares all namespaces: for where none can be made.
+///
+/// The caller must have one thread, as for [`fork_into`].
+pub(super) fn fork_plainly() -> Result<Fork, Errno> {
+    // SAFETY: with one thread the child's copy of this process is whole.
+    let pid = check(c_long::from(unsafe { libc::fork() }))?;
+    if pid == 0 {
+        return Ok(Fork::Child);
+    }
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(Errno::OVERFLOW)?;
+    // nobody else reaps our children, so the number still is this child's
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    Ok(Fork::Parent { pidfd, pid: pid.as_raw_nonzero().get().unsigned_abs() })
+}
+
 /// Whether a change of mount attributes reaches the mounts below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {

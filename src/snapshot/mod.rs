@@ -18,6 +18,7 @@ use std::io;
 
 pub mod builder;
 pub mod dir;
+pub mod flat;
 mod stand_in;
 #[cfg(test)]
 pub(crate) mod testing;

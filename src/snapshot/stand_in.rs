@@ -2,7 +2,7 @@
 //!
 //! **Devices.** Nobody may make them there, so an empty file with an xattr stands for the node, and is taken for it by
 //! whoever reads the tree: layers keep their devices, and come out as root's. A command sees the empty file; it could not open
-//! the device anyway.
+//! the device anyway. On a file system that keeps nodes 0:0 for itself, as overlayfs does, such a file is a whiteout.
 //!
 //! **Owners.** A namespace of one id has root's files only. Files and directories carry their owner as an xattr; links cannot
 //! carry one and are root's.
@@ -71,8 +71,7 @@ fn parse(value: &[u8]) -> Option<FileKind> {
     let kind = words.next()?;
     let (major, minor) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     match kind {
-        // 0:0 is a whiteout, which everybody may make
-        "c" if (major, minor) != (0, 0) => Some(FileKind::Character(major, minor)),
+        "c" => Some(FileKind::Character(major, minor)),
         "b" => Some(FileKind::Block(major, minor)),
         _ => None,
     }
@@ -87,7 +86,6 @@ mod tests {
         for kind in [FileKind::Character(1, 3), FileKind::Block(7, 0)] {
             assert_eq!(parse(&value(kind)), Some(kind));
         }
-        assert_eq!(parse(b"c 0 0"), None);
         assert_eq!(parse(b"c 1"), None);
         assert_eq!(parse(b"x"), None);
         assert_eq!(parse_owner(&owner_value(1, 65534)), Some((1, 65534)));

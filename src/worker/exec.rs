@@ -11,12 +11,13 @@ use super::identity::{Identity, identify};
 use super::mounts::Mounted;
 use super::processes::Details;
 use super::program::{self, NotStarted};
+use super::workplace::Workplace;
 use super::{Shared, Stack};
 use crate::digest::{Digest, Hasher};
 use crate::event::StepNumber;
 use crate::graph::{ExecOp, Limits, MountKind, Network, Security};
 use crate::layer;
-use crate::sandbox::{self, Exit, Launcher, Plan, SandboxError};
+use crate::sandbox::{self, Exit, Isolation, Launcher, Plan, SandboxError};
 use crate::schedule::Novelty;
 use crate::snapshot::builder::{Attributes, LayerBuilder};
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, owners_are_notes, resolve, upper};
@@ -52,7 +53,11 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
     let view = View::new(surroundings.trees.clone())?;
     let identity = identify(&op.user, &view)?;
     let Mounted { mounts, env, held } = mounted;
-    let plan = plan(op, &identity, &view, (mounts, env), &temp, surroundings)?;
+    let mut plan = plan(op, &identity, &view, (mounts, env), &temp, surroundings)?;
+    let workplace = match surroundings.launcher.isolation() {
+        Isolation::Namespaces(_) => None,
+        Isolation::Root => Some(by_copy(&mut plan, &identity, &view, &temp)?),
+    };
     let mut output = Output::new(shared, surroundings.number);
     let details = if knows_secrets(op) { Details::Program } else { Details::Arguments };
     let ended = surroundings.launcher.spawn(&plan).map_err(WorkError::from);
@@ -62,6 +67,11 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
         WorkError::Sandbox(SandboxError::LauncherGone) => surroundings.launcher.why_gone().into(),
         error => explained(error, op, &view),
     })?;
+    if let Some(workplace) = workplace {
+        let trash = temp.path.join("trash");
+        std::fs::create_dir(&trash).map_err(WorkError::system("create a directory for the step"))?;
+        workplace.finish(&view, &trash)?;
+    }
     drop(held);
     let exit = match ending {
         Ending::Exit(exit) => exit,
@@ -94,6 +104,20 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
             Ok((record, Novelty::New))
         }
     }
+}
+
+/// Turns a plan of mounts into one of copies: where nothing can be mounted. The copy takes the place of the upper directory.
+fn by_copy(plan: &mut Plan, identity: &Identity, view: &View, temp: &TempDir) -> Result<Workplace, WorkError> {
+    let upper = temp.path.join("upper");
+    let mounts = std::mem::take(&mut plan.mounts);
+    // the directory of the command may be there already, alone
+    std::fs::remove_dir_all(&upper)
+        .and_then(|()| std::fs::create_dir(&upper))
+        .map_err(WorkError::system("create a directory for the step"))?;
+    let workplace = Workplace::make(view, upper.clone(), &mounts)?;
+    workplace.make_cwd(&plan.cwd, identity, view)?;
+    plan.root = sandbox::Root::Bind { source: upper };
+    Ok(workplace)
 }
 
 /// Whether arguments of the command may hold what no log must hold.

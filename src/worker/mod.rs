@@ -49,6 +49,7 @@ mod program;
 mod retry;
 mod secret;
 mod sources;
+mod workplace;
 
 pub use error::{Expired, WorkError};
 pub use secret::{Credentials, Secret, SecretSource, SshAgent};
