@@ -7,27 +7,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use common::user::{CONTAINER, RANGES, as_user};
 use common::{Run, Space, busybox_tar, judge, run, sample, skip_unless};
 use rustix::fs::XattrFlags;
-
-/// Makes the user and becomes it: `sh -ec MAKE_USER sh SPACE RANGES COMMAND...`. The space is at `/mnt`.
-const MAKE_USER: &str = r#"
-mount --bind "$1" /mnt
-cp /etc/passwd /mnt/passwd
-echo 'cooper:x:4242:4242::/mnt/home:/bin/sh' >> /mnt/passwd
-printf "$2" > /mnt/ranges
-mount --bind /mnt/passwd /etc/passwd
-for file in /etc/subuid /etc/subgid; do
-    [ -e "$file" ] || touch "$file"
-    mount --bind /mnt/ranges "$file"
-done
-eval "$3"
-shift 3
-cd /mnt
-exec setpriv --reuid 4242 --regid 4242 --clear-groups env -i HOME=/mnt/home PATH="$PATH" SOURCE_DATE_EPOCH=86400 "$@"
-"#;
-
-const RANGES: &str = "cooper:1000000:65536\\n";
 
 /// A user's directory with croze and a base image's tar in it, beside a store of root's.
 struct Shop {
@@ -56,9 +38,7 @@ impl Shop {
 
     /// Runs a program as the user, after `before` as root.
     fn as_user(&self, ranges: &str, before: &str, arguments: &[&str]) -> Run {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--", "sh", "-ec", MAKE_USER, "sh"]).arg(self.space.path(".")).args([ranges, before]);
-        run(command.args(arguments))
+        as_user(&self.space, ranges, before, arguments)
     }
 
     /// Builds a context as root and as the user; both must give the same image. Returns the user's run.
@@ -185,9 +165,6 @@ fn the_store_is_readable_without_a_namespace() {
     assert_eq!(mode & 0o777, 0o700);
 }
 
-/// Docker's default capabilities: what root of an ordinary container has.
-const CONTAINER: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
-
 #[test]
 fn root_of_an_ordinary_container_builds_roots_image_on_copies() {
     let Some(shop) = Shop::open("root_of_an_ordinary_container_builds_roots_image_on_copies") else { return };
@@ -196,7 +173,7 @@ fn root_of_an_ordinary_container_builds_roots_image_on_copies() {
 COPY --chown=1000:2000 --chmod=4711 tool /opt/tool
 RUN echo x > /a && chown 3:65534 /a && chmod 6755 /a && ln /a /b && ln -s /nowhere /c && mkfifo /d && mkdir -m 1777 /shared
 RUN rm /etc/group && rm -rf /usr && mkdir /usr && touch /usr/new && rm /b && mv /opt /moved && rm -rf /shared
-RUN --mount=type=cache,target=/root/.cache/x echo kept > /root/.cache/x/f && sleep 1000 & echo done > /e
+RUN --mount=type=cache,target=/root/.cache/x echo kept > /root/.cache/x/f; sleep 1000 & echo done > /e
 RUN --mount=type=cache,target=/root/.cache/x --mount=type=secret,id=s --mount=type=tmpfs,target=/var/t <<EOT
 cat /root/.cache/x/f /run/secrets/s > /seen
 echo lost > /var/t/f

@@ -368,6 +368,7 @@ impl Build {
                 _ => sandbox::Network::Host,
             },
             entitled: entitled(&self.request.allow),
+            cgroup_parent: self.request.cgroup_parent.clone(),
             now_secs: self.now_secs(),
             ahead: Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch) },
             processors,

@@ -87,6 +87,8 @@ pub struct BuildRequest {
     pub network: Network,
     /// `--add-host NAME:IP`.
     pub extra_hosts: Vec<(String, String)>,
+    /// `--cgroup-parent`.
+    pub cgroup_parent: Option<String>,
     /// `--shm-size`.
     pub shm_size_bytes: Option<u64>,
     /// `--ulimit`: name, soft, hard.

@@ -37,6 +37,7 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
         WorkError::LayerGone(_)
         | WorkError::DiskFilled { .. }
         | WorkError::Sandbox(_)
+        | WorkError::ControlGroup(_)
         | WorkError::Layer(_)
         | WorkError::Store(_)
         | WorkError::System { .. } => (ErrorKind::Environment, "environment"),

@@ -413,7 +413,7 @@ pub struct BuildArgs {
     /// Remote cache to write (not available)
     #[arg(long, value_name = "TYPE=...")]
     pub cache_to: Vec<String>,
-    /// Parent cgroup of RUN steps (not available)
+    /// Control group that holds the RUN steps; made where it is missing
     #[arg(long, value_name = "CGROUP")]
     pub cgroup_parent: Option<String>,
     /// Resources of RUN steps (not available)

@@ -75,6 +75,7 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
         allow: problems.all("--allow", &args.allow, values::entitlement),
         network: problems.one("--network", &args.network, values::network).unwrap_or(Network::Default),
         extra_hosts: problems.all("--add-host", &args.add_hosts, values::host),
+        cgroup_parent: args.cgroup_parent.clone().filter(|parent| !parent.is_empty()),
         shm_size_bytes: args.shm_size.and_then(|text| problems.one("--shm-size", &text, values::bytes)),
         ulimits: problems.all("--ulimit", &args.ulimits, values::ulimit),
         limits: Limits {
@@ -233,7 +234,6 @@ fn progress(args: &BuildArgs, environment: &Environment, problems: &mut Problems
 fn refuse_unavailable(args: &BuildArgs, problems: &mut Problems) {
     let refused = [
         (!args.cache_to.is_empty(), "`--cache-to`: remote caches are not available"),
-        (args.cgroup_parent.is_some(), "`--cgroup-parent` is not available"),
         (!args.resource.is_empty(), "`--resource` is not available"),
         (!args.policy.is_empty(), "`--policy` is not available"),
     ];

@@ -22,7 +22,7 @@ use super::mounts::{Marks, clone_tree};
 use super::plan::Plan;
 use super::sys::{self, Reach};
 use super::wire::{self, Ask, Report, Request};
-use super::{launcher, rights};
+use super::{cgroup, launcher, rights};
 
 /// A running launcher process. Dropping it ends the process and every step that still runs.
 #[derive(Debug)]
@@ -111,6 +111,14 @@ impl Launcher {
             }
             _ => SandboxError::LauncherGone,
         }
+    }
+
+    /// Moves the launcher, and with it all steps to come, into a control group: a path below the root of the hierarchies.
+    ///
+    /// # Errors
+    /// In words, what could not be done.
+    pub fn join_cgroup(&self, parent: &str) -> Result<(), String> {
+        cgroup::join(parent, self.id)
     }
 
     /// What its steps are kept apart by. With [`Isolation::Root`] a plan's root is a plain directory without mounts.
@@ -205,6 +213,7 @@ impl Running {
                 match report {
                     Report::Exited(code) => *exit = Some(Exit::Code(code)),
                     Report::Signaled(signal) => *exit = Some(Exit::Signal(signal)),
+                    Report::OutOfMemory => *exit = Some(Exit::OutOfMemory),
                     Report::Runs(number) => *pid = Some(number),
                     Report::Failed { stage, errno, subject } => return Err(wire::explain(stage, errno, subject)),
                 }
@@ -222,7 +231,8 @@ pub enum Exit {
     Code(i32),
     /// It was ended by a signal.
     Signal(i32),
-    /// The kernel killed it for using too much memory. Needs a memory control group; without one this shows as signal 9.
+    /// The kernel killed it for using too much memory. Told by the machine's count of
+    /// such kills, which another program's may raise at the same time.
     OutOfMemory,
 }
 

@@ -76,6 +76,8 @@ struct Step {
     pid: u32,
     control: OwnedFd,
     state: State,
+    /// How often the kernel had killed for lack of memory when it began.
+    oom_kills: Option<u64>,
 }
 
 /// What has become of a step's command.
@@ -202,8 +204,9 @@ impl Launcher {
         let Request { plan, control, stdout, stderr } = request;
         let outcome = read_plan(plan).map_err(|errno| Failure::new(Stage::ReadPlan, errno, "").report(&control));
         let Ok(plan) = outcome else { return };
+        let oom_kills = oom_kills();
         match self.fork(&plan, &control, &stdout, &stderr) {
-            Ok((pidfd, pid)) => self.steps.push(Step { pidfd, pid, control, state: State::Running }),
+            Ok((pidfd, pid)) => self.steps.push(Step { pidfd, pid, control, state: State::Running, oom_kills }),
             Err(failure) => failure.report(&control),
         }
     }
@@ -319,13 +322,21 @@ impl Step {
     fn report_end(&self) {
         let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED));
         let Ok(Some(status)) = status else { return };
+        let killed = status.exit_status() == Some(128 + libc::SIGKILL) || status.terminating_signal() == Some(libc::SIGKILL);
         let report = match (status.exit_status(), status.terminating_signal()) {
+            _ if killed && self.state == State::Running && oom_kills() > self.oom_kills => Report::OutOfMemory,
             (Some(code), _) => Report::Exited(code),
             (None, signal) => Report::Signaled(signal.unwrap_or(libc::SIGKILL)),
         };
         // An error means that the builder has dropped the step.
         let _ = report.send(&self.control);
     }
+}
+
+/// How many processes the kernel has killed for lack of memory, in whatever control group (`vmstat`, Linux 4.13).
+fn oom_kills() -> Option<u64> {
+    let counts = std::fs::read_to_string("/proc/vmstat").ok()?;
+    counts.lines().find_map(|line| line.strip_prefix("oom_kill "))?.parse().ok()
 }
 
 /// The process that a descriptor stands for; `None` once it is gone.

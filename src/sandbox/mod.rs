@@ -18,10 +18,11 @@
 //! Who is not root of the machine builds as root of a user namespace: [`acquire`] moves the process there before it does
 //! anything else.
 //!
-//! Not here yet: control groups (limits and [`Exit::OutOfMemory`]); the launcher would open one for each step.
+//! Not here yet: a control group for each step; the one that a user names holds the launcher with all its steps.
 //!
 //! Reading order: `rights`, `plan`, `client`, `wire`, `launcher`, `child`, `rootfs`, `mounts`, `seccomp`, `sys`.
 
+mod cgroup;
 mod child;
 mod client;
 mod emulation;

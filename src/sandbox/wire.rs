@@ -109,6 +109,8 @@ pub(super) enum Report<'a> {
     Exited(i32),
     /// The command was ended by a signal.
     Signaled(i32),
+    /// It ended as if killed, and the kernel has killed for lack of memory meanwhile.
+    OutOfMemory,
 }
 
 /// Longest report: its head and a path.
@@ -124,6 +126,7 @@ impl<'a> Report<'a> {
             Report::Exited(code) => (1, 0, code, &b""[..]),
             Report::Signaled(signal) => (2, 0, signal, &b""[..]),
             Report::Runs(pid) => (3, 0, pid, &b""[..]),
+            Report::OutOfMemory => (4, 0, 0, &b""[..]),
         };
         let number = number.to_le_bytes();
         let head: [u8; HEAD_BYTES] = [kind, stage, number[0], number[1], number[2], number[3]];
@@ -141,6 +144,7 @@ impl<'a> Report<'a> {
             1 => Some(Report::Exited(number)),
             2 => Some(Report::Signaled(number)),
             3 => Some(Report::Runs(number)),
+            4 => Some(Report::OutOfMemory),
             _ => None,
         }
     }
@@ -208,6 +212,7 @@ mod tests {
     fn reports_arrive_as_sent() {
         check(Report::Exited(3));
         check(Report::Signaled(9));
+        check(Report::OutOfMemory);
         check(Report::Runs(7));
         check(Report::Failed { stage: Stage::FindTarget, errno: Errno::NOENT, subject: b"/a" });
     }

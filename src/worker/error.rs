@@ -17,6 +17,9 @@ use super::identity::IdentityError;
 /// Why a step failed. The builder turns it into a diagnostic at the step's instruction.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
+    /// The control group that `--cgroup-parent` names cannot be had.
+    #[error("the steps cannot be put into the control group of `--cgroup-parent`: {0}")]
+    ControlGroup(String),
     /// The command ended badly.
     #[error("{how}")]
     Command {

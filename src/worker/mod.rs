@@ -140,6 +140,8 @@ pub struct Shared {
     pub proxy_env: Vec<(String, String)>,
     /// What `Network::Default` means.
     pub default_network: sandbox::Network,
+    /// The control group for commands.
+    pub cgroup_parent: Option<String>,
     /// Proof that `RUN --security=insecure` is allowed.
     pub entitled: Option<sandbox::Entitled>,
     /// The time that new layers get, seconds since 1970.
@@ -271,7 +273,15 @@ impl LocalWorker {
             Family::Trusted => sandbox::Marks::Trusted,
             Family::User => sandbox::Marks::User,
         };
-        let start = || async { task::blocking(move || Launcher::start(marks)).await.map_err(WorkError::from) };
+        let parent = self.shared.cgroup_parent.clone();
+        let starting = move || {
+            let launcher = Launcher::start(marks)?;
+            match parent.map(|parent| launcher.join_cgroup(&parent)) {
+                Some(Err(reason)) => Err(WorkError::ControlGroup(reason)),
+                _ => Ok(launcher),
+            }
+        };
+        let start = || async { task::blocking(starting).await };
         self.launcher.get_or_try_init(start).await
     }
 

@@ -193,7 +193,8 @@ fn furnish_dev(root: &Dir) -> io::Result<()> {
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
     {
         match mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)) {
-            // not here: the command goes without
+            // without the right to make devices: programs that write to a file `null` are content, the others go without
+            Err(Errno::PERM) if name == "null" => drop(dev.create_file(b"null", 0o666)?),
             Err(Errno::PERM) => continue,
             made => made?,
         }

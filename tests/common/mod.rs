@@ -3,6 +3,8 @@
 //! A test that cannot run here says so by [`skip_unless`], which prints `SKIP name: why`; `.ci/run` fails on such a line.
 #![allow(dead_code)] // every test binary uses a part
 
+pub mod user;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;

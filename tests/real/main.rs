@@ -6,8 +6,11 @@ mod common;
 mod project;
 
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
-use project::Project;
+use common::user::{CONTAINER, RANGES, as_user};
+use common::{Run, Space, run, skip_unless};
+use project::{Project, debian_tar};
 
 #[test]
 fn a_c_program_and_a_table_of_parallel_stages_meet_in_one_image() {
@@ -66,4 +69,49 @@ fn a_node_project_installs_by_npm_ci_and_runs() {
     assert_eq!(image.config["config"]["StopSignal"], "SIGINT");
     assert!(!image.path("usr/bin/npm").exists(), "npm stays in its stage");
     project.second_build_runs_nothing(&image);
+}
+
+#[test]
+fn packages_of_debian_give_one_image_to_root_to_users_and_in_containers() {
+    let programs = ["mmdebstrap", "unshare", "setpriv", "newuidmap", "newgidmap"];
+    if !skip_unless("packages_of_debian_give_one_image_to_root_to_users_and_in_containers", &programs) {
+        return;
+    }
+    let space = Space::new();
+    // a set-gid program, a file capability, and a group that the installation makes
+    space.dockerfile(
+        "FROM debian:12\nRUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+         openssh-client iputils-ping && rm -rf /var/log/* /var/cache/ldconfig/aux-cache /var/cache/apt /var/lib/apt/lists\n",
+    );
+    space.write("home/.keep", "");
+    std::fs::copy(env!("CARGO_BIN_EXE_croze"), space.path("croze")).expect("copies");
+    std::fs::copy(debian_tar(), space.path("debian.tar")).expect("copies");
+    run(Command::new("chmod").arg("a+rx").args([".", "ctx", "croze", "debian.tar"].map(|name| space.path(name)))).succeeds();
+    run(Command::new("chown").args(["-R", "4242:4242"]).arg(space.path("home"))).succeeds();
+    let flags = |layout: &str| -> Vec<String> {
+        let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
+        let values = proxies.iter().filter_map(|name| Some(format!("--build-arg={name}={}", std::env::var(name).ok()?)));
+        let output = format!("--output=type=oci,tar=false,dest={layout},rewrite-timestamp=true");
+        ["build", "--no-cache"].map(str::to_owned).into_iter().chain(values).chain([output, "ctx".to_owned()]).collect()
+    };
+
+    space.croze(["import", "debian.tar", "debian:12"]).succeeds();
+    let mut root = space.command(flags("root-layout"));
+    Run::of(root.env("SOURCE_DATE_EPOCH", "86400").output().expect("croze starts")).succeeds();
+
+    as_user(&space, RANGES, "", &["/mnt/croze", "import", "debian.tar", "debian:12"]).succeeds();
+    let arguments = flags("/mnt/home/layout");
+    let arguments: Vec<&str> = ["/mnt/croze"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    as_user(&space, RANGES, "", &arguments).succeeds();
+    assert_eq!(space.read("home/layout/index.json"), space.read("root-layout/index.json"), "a user's");
+
+    let contained = |arguments: Vec<String>| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", CONTAINER, "--"]).arg(space.path("croze")).args(arguments);
+        command.current_dir(space.path(".")).env("SOURCE_DATE_EPOCH", "86400").env("CROZE_ROOT", space.path("inner"));
+        run(&mut command).succeeds()
+    };
+    contained(["import", "debian.tar", "debian:12"].map(str::to_owned).to_vec());
+    contained(flags("inner-layout"));
+    assert_eq!(space.read("inner-layout/index.json"), space.read("root-layout/index.json"), "a container's");
 }

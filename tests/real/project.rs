@@ -154,7 +154,7 @@ impl Image {
 
 /// The tar of the Debian root file system that `.ci/debian` makes, kept for later runs until the script, the release or the
 /// machine's certificate authorities change.
-fn debian_tar() -> &'static str {
+pub fn debian_tar() -> &'static str {
     static TAR: OnceLock<String> = OnceLock::new();
     TAR.get_or_init(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/debian");
