@@ -1,8 +1,7 @@
 //! Who a command runs as: `USER` text against the image's own passwd and group files.
 
-use std::io::Read;
-
-use crate::snapshot::{FileKind, FileTree, Last, SnapshotError, TreePath, resolve};
+use super::accounts::{self, AccountsError};
+use crate::snapshot::FileTree;
 
 /// Numbers and home directory of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +30,7 @@ pub enum IdentityError {
     Range(i64),
     /// The files could not be read.
     #[error(transparent)]
-    Tree(#[from] SnapshotError),
-    /// The files could not be read.
-    #[error("cannot read `{0}` of the image")]
-    Read(TreePath, #[source] std::io::Error),
+    Accounts(#[from] AccountsError),
 }
 
 /// Looks `user` up in `tree`: empty, `name`, `number`, `name:group` in any mix of names and numbers.
@@ -48,19 +44,19 @@ pub enum IdentityError {
 pub fn identify(user: &str, tree: &dyn FileTree) -> Result<Identity, IdentityError> {
     let (user, group) = user.split_once(':').unwrap_or((user, ""));
     let user = if user.is_empty() { "0" } else { user };
-    let passwd = read(tree, "etc/passwd")?;
+    let users = accounts::users(tree)?;
     let number = user.parse::<i64>().ok();
-    let entry = entries(&passwd).find(|entry| match number {
-        Some(uid) => entry.number(2) == uid,
-        None => entry.field(0) == user,
+    let entry = users.iter().find(|known| match number {
+        Some(uid) => known.uid == uid,
+        None => known.name == user,
     });
-    let uid = entry.as_ref().map(|entry| entry.number(2)).or(number);
+    let uid = entry.map(|known| known.uid).or(number);
     let uid = in_range(uid.ok_or_else(|| IdentityError::UnknownUser(user.to_owned()))?)?;
-    let with_number = entries(&passwd).find(|entry| entry.number(2) == i64::from(uid));
-    let home = with_number.map_or_else(|| "/".to_owned(), |entry| entry.field(5).to_owned());
+    let with_number = users.iter().find(|known| known.uid == i64::from(uid));
+    let home = with_number.map_or_else(|| "/".to_owned(), |known| known.home.clone());
     let (gid, mut groups) = match entry {
         _ if !group.is_empty() => (find_group(group, tree)?, Vec::new()),
-        Some(entry) => (in_range(entry.number(3))?, groups_of(entry.field(0), tree)?),
+        Some(known) => (in_range(known.gid)?, groups_of(&known.name, tree)?),
         None => (0, Vec::new()),
     };
     groups.push(gid);
@@ -69,63 +65,22 @@ pub fn identify(user: &str, tree: &dyn FileTree) -> Result<Identity, IdentityErr
     Ok(Identity { uid, gid, groups, home })
 }
 
-/// A line of passwd or group; fields that are not there are empty or 0.
-struct Entry<'a>(Vec<&'a str>);
-
-impl Entry<'_> {
-    fn field(&self, index: usize) -> &str {
-        self.0.get(index).copied().unwrap_or_default()
-    }
-
-    fn number(&self, index: usize) -> i64 {
-        self.field(index).parse().unwrap_or(0)
-    }
-}
-
-fn entries(text: &str) -> impl Iterator<Item = Entry<'_>> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| Entry(line.split(':').collect()))
-}
-
 fn in_range(number: i64) -> Result<u32, IdentityError> {
     u32::try_from(number).ok().filter(|number| *number <= i32::MAX as u32).ok_or(IdentityError::Range(number))
 }
 
 /// The groups that list `user` as a member.
 fn groups_of(user: &str, tree: &dyn FileTree) -> Result<Vec<u32>, IdentityError> {
-    let text = read(tree, "etc/group")?;
-    let member = |entry: &Entry<'_>| entry.field(3).split(',').any(|member| member == user);
-    entries(&text).filter(member).map(|entry| in_range(entry.number(2))).collect()
+    let groups = accounts::groups(tree)?.into_iter();
+    groups.filter(|group| group.members.iter().any(|member| member == user)).map(|group| in_range(group.gid)).collect()
 }
 
 fn find_group(group: &str, tree: &dyn FileTree) -> Result<u32, IdentityError> {
     if let Ok(gid) = group.parse::<i64>() {
         return in_range(gid);
     }
-    let text = read(tree, "etc/group")?;
-    let entry = entries(&text).find(|entry| entry.field(0) == group);
-    in_range(entry.ok_or_else(|| IdentityError::UnknownGroup(group.to_owned()))?.number(2))
-}
-
-/// The text of a small file, links followed inside the tree; empty if it is not there.
-fn read(tree: &dyn FileTree, path: &str) -> Result<String, IdentityError> {
-    let found = resolve(tree, &TreePath::clean(path.as_bytes()), Last::Follow);
-    let found = match found {
-        Ok(found) => found,
-        Err(SnapshotError::NotADirectory { .. }) => return Ok(String::new()),
-        Err(error) => return Err(error.into()),
-    };
-    match found.meta {
-        Some(meta) if meta.kind == FileKind::File => {
-            let mut bytes = Vec::new();
-            let limit = 16 << 20;
-            tree.open(&found.path)?
-                .take(limit)
-                .read_to_end(&mut bytes)
-                .map_err(|source| IdentityError::Read(found.path.clone(), source))?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        }
-        _ => Ok(String::new()),
-    }
+    let known = accounts::groups(tree)?.into_iter().find(|known| known.name == group);
+    in_range(known.ok_or_else(|| IdentityError::UnknownGroup(group.to_owned()))?.gid)
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::store::{Flavour, Record, Soundness, Store, StoredLayer};
 use crate::task;
 use ahead::Ahead;
 
+mod accounts;
 mod agent;
 pub mod ahead;
 mod attend;

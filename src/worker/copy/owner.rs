@@ -1,9 +1,8 @@
 //! `--chown` and the `USER` of a `WORKDIR`: names looked up in a tree's passwd and group files.
 
-use std::io::Read;
-
 use super::Remark;
-use crate::snapshot::{FileKind, FileTree, Last, SnapshotError, TreePath, resolve};
+use crate::snapshot::{FileTree, SnapshotError, TreePath};
+use crate::worker::accounts::{self, AccountsError};
 
 /// A user and a group by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,15 +24,13 @@ pub enum OwnerError {
     },
     /// The passwd or group file could not be read.
     #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// The passwd or group file could not be read.
-    #[error("cannot read `{path}`")]
-    Io {
-        /// Which file.
-        path: TreePath,
-        /// Why.
-        source: std::io::Error,
-    },
+    Accounts(#[from] AccountsError),
+}
+
+impl From<SnapshotError> for OwnerError {
+    fn from(error: SnapshotError) -> OwnerError {
+        OwnerError::Accounts(error.into())
+    }
 }
 
 impl Owner {
@@ -54,56 +51,57 @@ impl Owner {
             Some((user, group)) => (user, Some(group)),
             None => (text, None),
         };
-        let mut owner = match user.parse() {
+        let mut owner = match number(user) {
             _ if user.is_empty() => Owner::default(),
-            Ok(uid) => Owner { uid, gid: uid },
-            Err(_) => match find(tree, b"etc/passwd", user)? {
-                Some(fields) => Owner { uid: number(&fields, 2), gid: number(&fields, 3) },
-                None => {
-                    unknown.push(Remark::UnknownUser { name: user.to_owned() });
-                    Owner::default()
+            Some(uid) => Owner { uid, gid: uid },
+            None => {
+                check_for_root(tree, user)?;
+                match accounts::users(tree)?.into_iter().find(|known| known.name == user) {
+                    Some(known) => Owner { uid: id(known.uid), gid: id(known.gid) },
+                    None => {
+                        unknown.push(Remark::UnknownUser { name: user.to_owned() });
+                        Owner::default()
+                    }
                 }
-            },
+            }
         };
         match group {
             None => {}
             Some("") => owner.gid = 0,
-            Some(group) => match group.parse() {
-                Ok(gid) => owner.gid = gid,
-                Err(_) => match find(tree, b"etc/group", group)? {
-                    Some(fields) => owner.gid = number(&fields, 2),
-                    None => unknown.push(Remark::UnknownGroup { name: group.to_owned() }),
-                },
+            Some(group) => match number(group) {
+                Some(gid) => owner.gid = gid,
+                None => {
+                    check_for_root(tree, group)?;
+                    match accounts::groups(tree)?.into_iter().find(|known| known.name == group) {
+                        Some(known) => owner.gid = id(known.gid),
+                        None => unknown.push(Remark::UnknownGroup { name: group.to_owned() }),
+                    }
+                }
             },
         }
         Ok(owner)
     }
 }
 
-/// The fields of the line of `name`; `None` if the file or the line is missing.
-fn find(tree: &dyn FileTree, file: &[u8], name: &str) -> Result<Option<Vec<String>>, OwnerError> {
-    if tree.lookup(&TreePath::root())?.is_none() {
-        return Err(OwnerError::EmptyImage { name: name.to_owned() });
+/// `root` is 0 without a look, and what does not fit into 31 bits is a name. -1 asks the kernel to change nothing: files of a
+/// context stay root's.
+fn number(text: &str) -> Option<u32> {
+    match text {
+        "root" => Some(0),
+        "-1" => Some(0),
+        text => text.parse::<i32>().ok().map(i32::cast_unsigned),
     }
-    let path = TreePath::clean(file);
-    let found = match resolve(tree, &path, Last::Follow) {
-        Ok(found) => found,
-        Err(SnapshotError::NotADirectory { .. }) => return Ok(None),
-        Err(err) => return Err(err.into()),
-    };
-    if found.meta.is_none_or(|meta| meta.kind != FileKind::File) {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    tree.open(&found.path)?.read_to_end(&mut bytes).map_err(|source| OwnerError::Io { path, source })?;
-    let text = String::from_utf8_lossy(&bytes);
-    let line = text.lines().map(str::trim).find(|line| line.split(':').next() == Some(name));
-    Ok(line.map(|line| line.split(':').map(str::to_owned).collect()))
 }
 
-/// A field that is no number counts as 0, as in the C library's and Go's readers of these files.
-fn number(fields: &[String], index: usize) -> u32 {
-    fields.get(index).and_then(|field| field.trim().parse().ok()).unwrap_or(0)
+fn id(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+fn check_for_root(tree: &dyn FileTree, name: &str) -> Result<(), OwnerError> {
+    match tree.lookup(&TreePath::root())? {
+        Some(_) => Ok(()),
+        None => Err(OwnerError::EmptyImage { name: name.to_owned() }),
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +128,9 @@ mod tests {
         check(":staff", (0, 50));
         check("app:staff", (1000, 50));
         check("app:7", (1000, 7));
+        check("root", (0, 0));
+        check("4294967294", (0, 0));
+        check("-1", (0, 0));
     }
 
     #[test]
@@ -143,6 +144,7 @@ mod tests {
     fn names_need_a_tree() {
         let empty = View::new(Vec::new()).unwrap();
         assert!(matches!(Owner::parse("app", &empty), Err(OwnerError::EmptyImage { name }) if name == "app"));
+        assert_eq!(Owner::parse("root:root", &empty).unwrap(), Owner { uid: 0, gid: 0 });
         assert_eq!(Owner::parse("5", &empty).unwrap(), Owner { uid: 5, gid: 5 });
     }
 }
