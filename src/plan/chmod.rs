@@ -22,21 +22,10 @@ pub(super) fn parse(text: &str) -> Result<Chmod, String> {
     }
 }
 
-/// `[ugoa]*` and one or more of `[+-=]` followed by permissions, or by one letter to copy from.
+/// Whom (`[ugoa]*`), then operators (`[+-=]`), each followed by permissions and by letters to copy from.
 fn is_clause(clause: &str) -> bool {
-    let mut rest = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-    if rest.is_empty() {
-        return false;
-    }
-    while !rest.is_empty() {
-        let Some(after) = rest.strip_prefix(['+', '-', '=']) else { return false };
-        let permissions = after.trim_start_matches(['r', 'w', 'x', 'X', 's', 't']);
-        rest = match after.strip_prefix(['u', 'g', 'o']) {
-            Some(copied) => copied,
-            None => permissions,
-        };
-    }
-    true
+    let operations = clause.trim_start_matches(['u', 'g', 'o', 'a']);
+    operations.starts_with(['+', '-', '=']) && operations.chars().all(|char| "+-=rwxXstugo".contains(char))
 }
 
 #[cfg(test)]
@@ -47,7 +36,7 @@ mod tests {
     fn modes_are_octal_or_symbolic() {
         assert_eq!(parse("755"), Ok(Chmod::Octal(0o755)));
         assert_eq!(parse("07777"), Ok(Chmod::Octal(0o7777)));
-        for text in ["+x", "u=rwX,go=rX", "a+x", "+t", "u+r-w", "g=u", "o=", "u=rw,+X"] {
+        for text in ["+x", "u=rwX,go=rX", "a+x", "+t", "u+r-w", "g=u", "o=", "u=rw,+X", "u=gx", "g=ro+u"] {
             assert_eq!(parse(text), Ok(Chmod::Symbolic(text.to_owned())), "{text}");
         }
     }

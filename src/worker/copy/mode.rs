@@ -14,39 +14,49 @@ pub enum ModeChange {
     Keep,
     /// Every mode becomes this one.
     Set(u32),
-    /// Clauses, applied in order.
-    Clauses(Vec<Clause>),
+    /// Changes, applied in order.
+    Commands(Vec<Command>),
 }
 
-/// `ug+rwX`: whom, what, and which bits.
+/// One change of a mode's bits.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Clause {
-    /// Permission bits (`0o777`) of those it speaks of.
-    who: u32,
-    operator: Operator,
-    permissions: Permissions,
+pub enum Command {
+    /// Takes bits away.
+    Remove(u32),
+    /// Adds bits.
+    Add(u32),
+    /// Adds bits for directories and for what somebody may execute.
+    AddIfExecutable(u32),
+    /// `g=u`: the three bits found by the shift `from` go to those of the shifts `to`, as they are by now.
+    Copy {
+        /// Shift of the bits to take over.
+        from: u32,
+        /// Shifts of those that get them.
+        to: Vec<u32>,
+        /// How.
+        operator: Operator,
+    },
 }
 
+/// What is done with bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Operator {
+pub enum Operator {
+    /// `+`
     Add,
+    /// `-`
     Remove,
+    /// `=`
     Assign,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Permissions {
-    /// `r`, `w`, `x` as `0o7`.
-    bits: u32,
-    /// `X`: execute for directories and for what somebody may execute.
-    execute_if: bool,
-    /// `s`.
-    set_id: bool,
-    /// `t`.
-    sticky: bool,
-    /// `u`, `g`, `o`: how far to shift to find the bits to take over.
-    copied: Vec<u32>,
-}
+const READ: u32 = 0o444;
+const WRITE: u32 = 0o222;
+const EXECUTE: u32 = 0o111;
+const SET_IDS: u32 = 0o6000;
+const STICKY: u32 = 0o1000;
+const OTHERS: u32 = 0o007;
+/// What `=` without `u`, `g`, `o` speaks of: all but the sticky bit.
+const ALL: u32 = 0o6777;
 
 impl ModeChange {
     /// Reads an op's `--chmod`.
@@ -55,8 +65,11 @@ impl ModeChange {
             None => Ok(ModeChange::Keep),
             Some(Chmod::Octal(mode)) => Ok(ModeChange::Set(mode & 0o7777)),
             Some(Chmod::Symbolic(text)) => {
-                let clauses = text.split(',').map(parse_clause).collect::<Result<Vec<_>, _>>()?;
-                Ok(ModeChange::Clauses(clauses.into_iter().flatten().collect()))
+                let mut commands = Vec::new();
+                for clause in text.split(',') {
+                    parse_clause(clause, &mut commands)?;
+                }
+                Ok(ModeChange::Commands(commands))
             }
         }
     }
@@ -66,10 +79,10 @@ impl ModeChange {
         match self {
             ModeChange::Keep => mode,
             ModeChange::Set(set) => *set,
-            ModeChange::Clauses(clauses) => {
+            ModeChange::Commands(commands) => {
                 // `X` asks the mode from before all clauses; GNU chmod asks the one so far
-                let may_execute = kind == FileKind::Directory || mode & 0o111 != 0;
-                clauses.iter().fold(mode, |so_far, clause| clause.apply(so_far, may_execute))
+                let may_execute = kind == FileKind::Directory || mode & EXECUTE != 0;
+                commands.iter().fold(mode, |so_far, command| command.apply(so_far, may_execute))
             }
         }
     }
@@ -78,76 +91,112 @@ impl ModeChange {
     pub fn made_directory(&self) -> u32 {
         match self {
             ModeChange::Set(mode) => mode & 0o777,
-            ModeChange::Keep | ModeChange::Clauses(_) => 0o755,
+            ModeChange::Keep | ModeChange::Commands(_) => 0o755,
         }
     }
 }
 
-impl Clause {
+impl Command {
     fn apply(&self, mode: u32, may_execute: bool) -> u32 {
-        let permissions = &self.permissions;
-        let mut bits = permissions.bits | u32::from(permissions.execute_if && may_execute);
-        for shift in &permissions.copied {
-            bits |= mode >> shift & 0o7;
-        }
-        let mut selected = (bits << 6 | bits << 3 | bits) & self.who;
-        let speaks_of = |who: u32| self.who & who != 0;
-        let special = |user: bool, group: bool, sticky: bool| {
-            u32::from(user && speaks_of(0o700)) << 11 | u32::from(group && speaks_of(0o070)) << 10 | u32::from(sticky) << 9
-        };
-        selected |= special(permissions.set_id, permissions.set_id, permissions.sticky);
-        match self.operator {
-            Operator::Add => mode | selected,
-            Operator::Remove => mode & !selected,
-            Operator::Assign => mode & !(self.who | special(true, true, self.who == 0o777)) | selected,
+        match self {
+            Command::Remove(bits) => mode & !bits,
+            Command::Add(bits) => mode | bits,
+            Command::AddIfExecutable(bits) if may_execute => mode | bits,
+            Command::AddIfExecutable(_) => mode,
+            Command::Copy { from, to, operator } => {
+                let bits = mode >> from & 0o7;
+                to.iter().fold(mode, |mode, shift| match operator {
+                    Operator::Add => mode | bits << shift,
+                    Operator::Remove => mode & !(bits << shift),
+                    Operator::Assign => mode & !(0o7 << shift) | bits << shift,
+                })
+            }
         }
     }
 }
 
-/// One comma-separated part; several operators in a row (`u+r-w`) are several clauses.
-fn parse_clause(text: &str) -> Result<Vec<Clause>, BadMode> {
-    let whom = text.find(['+', '-', '=']).ok_or(BadMode)?;
+/// One comma-separated part; several operators in a row (`u+r-w`) are several changes.
+///
+/// The rules are those of BSD's `setmode`, which BuildKit's parser follows: `=` with a letter to copy from leaves the
+/// set-id bits.
+fn parse_clause(text: &str, commands: &mut Vec<Command>) -> Result<(), BadMode> {
+    let operations = text.find(['+', '-', '=']).ok_or(BadMode)?;
     let mut who = 0;
-    for char in text[..whom].chars() {
+    for char in text[..operations].chars() {
         who |= match char {
-            'u' => 0o700,
-            'g' => 0o070,
-            'o' => 0o007,
-            'a' => 0o777,
+            'u' => 0o4700,
+            'g' => 0o2070,
+            'o' => OTHERS,
+            'a' => ALL,
             _ => return Err(BadMode),
         };
     }
-    if who == 0 {
-        who = 0o777;
-    }
-    let mut clauses: Vec<Clause> = Vec::new();
-    for char in text[whom..].chars() {
-        let operator = match char {
-            '+' => Some(Operator::Add),
-            '-' => Some(Operator::Remove),
-            '=' => Some(Operator::Assign),
-            _ => None,
+    let mut rest = &text[operations..];
+    while let Some(sign) = rest.chars().next() {
+        let operator = match sign {
+            '+' => Operator::Add,
+            '-' => Operator::Remove,
+            '=' => Operator::Assign,
+            _ => return Err(BadMode),
         };
-        if let Some(operator) = operator {
-            let permissions = Permissions { bits: 0, execute_if: false, set_id: false, sticky: false, copied: Vec::new() };
-            clauses.push(Clause { who, operator, permissions });
-            continue;
-        }
-        let permissions = &mut clauses.last_mut().ok_or(BadMode)?.permissions;
-        match char {
-            'r' => permissions.bits |= 0o4,
-            'w' => permissions.bits |= 0o2,
-            'x' => permissions.bits |= 0o1,
-            'X' => permissions.execute_if = true,
-            's' => permissions.set_id = true,
-            't' => permissions.sticky = true,
-            'u' => permissions.copied.push(6),
-            'g' => permissions.copied.push(3),
-            'o' => permissions.copied.push(0),
+        let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
+        parse_operation(&mut who, operator, &rest[1..end], commands)?;
+        rest = &rest[end..];
+    }
+    Ok(())
+}
+
+fn parse_operation(who: &mut u32, operator: Operator, letters: &str, commands: &mut Vec<Command>) -> Result<(), BadMode> {
+    // nobody named means everybody
+    let of = |who: u32, bits: u32| if who == 0 { bits } else { who & bits };
+    let change = |who: u32, bits: u32, commands: &mut Vec<Command>| match operator {
+        Operator::Add => commands.push(Command::Add(of(who, bits))),
+        Operator::Remove => commands.push(Command::Remove(of(who, bits))),
+        Operator::Assign => commands.extend([Command::Remove(if who == 0 { ALL } else { who }), Command::Add(of(who, bits))]),
+    };
+    let (mut bits, mut if_executable) = (0, 0);
+    let mut is_assigned = false;
+    *who &= !STICKY;
+    for letter in letters.chars() {
+        let speaks_of_owners = *who == 0 || *who & !OTHERS != 0;
+        match letter {
+            'r' => bits |= READ,
+            'w' => bits |= WRITE,
+            'x' => bits |= EXECUTE,
+            'X' if operator == Operator::Remove => bits |= EXECUTE,
+            'X' => if_executable = EXECUTE,
+            's' if speaks_of_owners => bits |= SET_IDS,
+            't' if speaks_of_owners => {
+                *who |= STICKY;
+                bits |= STICKY;
+            }
+            's' | 't' => {}
+            'u' | 'g' | 'o' => {
+                if bits != 0 {
+                    change(*who, std::mem::take(&mut bits), commands);
+                }
+                if if_executable != 0 {
+                    commands.push(Command::AddIfExecutable(of(*who, std::mem::take(&mut if_executable))));
+                }
+                is_assigned = true;
+                let from = match letter {
+                    'u' => 6,
+                    'g' => 3,
+                    _ => 0,
+                };
+                let to = [6, 3, 0].into_iter().filter(|shift| *who == 0 || *who & 0o4 << shift != 0).collect();
+                commands.push(Command::Copy { from, to, operator });
+            }
             _ => return Err(BadMode),
         }
     }
-    Ok(clauses)
+    if bits != 0 || operator == Operator::Assign && !is_assigned {
+        change(*who, bits, commands);
+    }
+    if if_executable != 0 {
+        commands.push(Command::AddIfExecutable(of(*who, if_executable)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -176,6 +225,12 @@ mod tests {
         check("+X", 0o640, 0o640);
         check("+X", 0o750, 0o751);
         check("+t", 0o640, 0o1640);
+        check("u=g", 0o4755, 0o4555);
+        check("g=u", 0o2760, 0o2770);
+        check("u=r", 0o4755, 0o455);
+        check("=", 0o7777, 0o1000);
+        check("o+t", 0o640, 0o640);
+        check("u=gx", 0o640, 0o140);
     }
 
     #[test]
