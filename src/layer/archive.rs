@@ -2,6 +2,7 @@
 //!
 //! Our own reader on the `tar` crate's header layout: that crate cuts PAX records at line feeds, which file capabilities may
 //! contain, and then misses the sizes and names that follow.
+//! Sparse files are read with their holes, see [`sparse`](super::sparse).
 //! Spec: POSIX.1-2024 `pax`; GNU tar manual, "Basic Tar Format" (long names).
 
 use std::fs::File;
@@ -11,6 +12,7 @@ use tar::Header;
 
 use super::LayerError;
 use super::header::{BLOCK, padding};
+use super::sparse::{self, Map, Piece, Records};
 use crate::snapshot::{Time, TreePath, Xattrs};
 
 /// One entry of an archive. The data of a file is read from the [`Reader`] before the next entry is asked for.
@@ -20,6 +22,8 @@ pub struct Entry {
     pub path: TreePath,
     /// What it is.
     pub kind: EntryKind,
+    /// Which kind of regular file it says it is, if it is one.
+    pub form: Form,
     /// Permission, setuid, setgid and sticky bits: `0o7777`.
     pub mode: u32,
     /// Owner.
@@ -53,12 +57,25 @@ pub enum EntryKind {
     Block(u32, u32),
 }
 
+/// The forms of regular files: to a reader they are alike, but BuildKit's `ADD` knows the plain one alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// A file, also a sparse one that PAX records describe.
+    Plain,
+    /// A sparse file of GNU tar's own type `S`.
+    OldSparse,
+    /// A "contiguous" file, type `7`.
+    Contiguous,
+}
+
 /// Reads entries one after the other; as a [`Read`], gives the data of the last one.
 pub struct Reader<R> {
     input: R,
     /// Data of the current entry that was not read yet, and the padding behind it.
     data_left: u64,
     padding_left: u64,
+    /// Where the data belongs, for a sparse file.
+    sparse: Option<Map>,
 }
 
 /// Limit of names and PAX headers, as in Go's reader: they are held in memory.
@@ -67,7 +84,7 @@ const MAX_SPECIAL: u64 = 1 << 20;
 impl<R: Read> Reader<R> {
     /// Reads the plain tar `input`.
     pub fn new(input: R) -> Reader<R> {
-        Reader { input, data_left: 0, padding_left: 0 }
+        Reader { input, data_left: 0, padding_left: 0, sparse: None }
     }
 
     /// The next entry; `None` at the end of the archive. What was not read of the former one's data is skipped.
@@ -99,14 +116,16 @@ impl<R: Read> Reader<R> {
                 b'g' => self.begin(size_bytes),
                 b'L' => long.name = Some(until_nul(&self.special(size_bytes)?).to_vec()),
                 b'K' => long.target = Some(until_nul(&self.special(size_bytes)?).to_vec()),
-                flag => return self.entry(flag, header, size_bytes, &long).map(Some),
+                flag => return self.entry(flag, &block, size_bytes, &long).map(Some),
             }
         }
     }
 
-    fn entry(&mut self, flag: u8, header: &Header, size_bytes: u64, long: &LongFields) -> io::Result<Entry> {
+    fn entry(&mut self, flag: u8, block: &[u8; BLOCK], size_bytes: u64, long: &LongFields) -> io::Result<Entry> {
+        let header = Header::from_byte_slice(block);
         let old = header.as_old();
-        let name = match long.get(b"path").or(long.name.as_deref()) {
+        let records = Records { pax: &long.pax };
+        let name = match records.name().or(long.get(b"path")).or(long.name.as_deref()) {
             Some(name) => name.to_vec(),
             None => header_name(header),
         };
@@ -122,14 +141,10 @@ impl<R: Read> Reader<R> {
             };
             Ok((small(unsigned(fields.0)?)?, small(unsigned(fields.1)?)?))
         };
-        let is_sparse = flag == b'S' || long.pax.iter().any(|(key, _)| key.starts_with(b"GNU.sparse."));
-        if is_sparse {
-            return Err(bad("sparse entries are not supported: make the archive without `--sparse`"));
-        }
         let kind = match flag {
             // Before directories had a type of their own, a slash told them apart.
             b'0' | b'\0' | b'7' if name.ends_with(b"/") => EntryKind::Directory,
-            b'0' | b'\0' | b'7' => EntryKind::File,
+            b'0' | b'\0' | b'7' | b'S' => EntryKind::File,
             b'1' => EntryKind::HardLink(TreePath::clean(&target())),
             b'2' => EntryKind::Symlink(target()),
             b'3' => device().map(|(major, minor)| EntryKind::Character(major, minor))?,
@@ -138,14 +153,27 @@ impl<R: Read> Reader<R> {
             b'6' => EntryKind::Fifo,
             other => return Err(bad(&format!("an entry has the unknown type `{}`", other.escape_ascii()))),
         };
-        let size_bytes = match kind {
+        let mut size_bytes = match kind {
             EntryKind::File => {
                 long.number(b"size")?.map_or(Ok(size_bytes), |size| u64::try_from(size).map_err(|_| bad_number()))?
             }
             // Some writers state the size of a link's target; no data follows.
             _ => 0,
         };
-        self.begin(size_bytes);
+        if flag == b'S' {
+            // blocks of the map stand between the header and the data, and count as neither
+            let map = sparse::old_map(block, &mut self.input)?;
+            self.begin(size_bytes);
+            size_bytes = map.size_bytes();
+            self.sparse = Some(map);
+        } else {
+            self.begin(size_bytes);
+            if kind == EntryKind::File && records.any() {
+                let map = records.map(self)?;
+                size_bytes = map.size_bytes();
+                self.sparse = Some(map);
+            }
+        }
         let id = |key: &[u8], field: &[u8]| match long.number(key)? {
             Some(number) => u64::try_from(number).map_err(|_| bad_number()).and_then(small),
             None => unsigned(field).and_then(small),
@@ -162,6 +190,11 @@ impl<R: Read> Reader<R> {
             },
             xattrs: long.xattrs(),
             kind,
+            form: match flag {
+                b'S' => Form::OldSparse,
+                b'7' => Form::Contiguous,
+                _ => Form::Plain,
+            },
         })
     }
 
@@ -184,6 +217,7 @@ impl<R: Read> Reader<R> {
 
     /// Skips what is left of the current entry.
     fn skip(&mut self) -> io::Result<()> {
+        self.sparse = None;
         io::copy(self, &mut io::sink())?;
         let skipped = io::copy(&mut self.input.by_ref().take(self.padding_left), &mut io::sink())?;
         if skipped < self.padding_left {
@@ -210,8 +244,8 @@ impl<R: Read> Reader<R> {
     }
 }
 
-impl<R: Read> Read for Reader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl<R: Read> Reader<R> {
+    fn read_stored(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.data_left == 0 || buffer.is_empty() {
             return Ok(0);
         }
@@ -221,6 +255,27 @@ impl<R: Read> Read for Reader<R> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.data_left -= count as u64;
+        Ok(count)
+    }
+}
+
+impl<R: Read> Read for Reader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(map) = &mut self.sparse else { return self.read_stored(buffer) };
+        let limit = |length: u64| usize::try_from(length).unwrap_or(usize::MAX);
+        let count = match map.next(buffer.len() as u64) {
+            Piece::Hole(length) => {
+                buffer[..limit(length)].fill(0);
+                limit(length)
+            }
+            Piece::Data(length) => match self.read_stored(&mut buffer[..limit(length)])? {
+                0 if length > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => count,
+            },
+        };
+        if let Some(map) = &mut self.sparse {
+            map.advance(count as u64);
+        }
         Ok(count)
     }
 }
@@ -379,7 +434,7 @@ fn verify_checksum(block: &[u8; BLOCK]) -> io::Result<()> {
 }
 
 /// A numeric field: octal digits between blanks and NULs, or base-256 (GNU) where the first bit is set. Empty is 0.
-fn number(field: &[u8]) -> io::Result<i64> {
+pub(super) fn number(field: &[u8]) -> io::Result<i64> {
     if field[0] & 0x80 != 0 {
         // Two's complement, of which the first bit only marks the form and the second is the sign.
         let sign = if field[0] & 0x40 != 0 { -1 } else { 0 };
@@ -404,7 +459,7 @@ fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-fn bad(text: &str) -> io::Error {
+pub(super) fn bad(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 

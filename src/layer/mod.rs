@@ -19,6 +19,7 @@ mod commit;
 mod compress;
 pub mod header;
 mod pipeline;
+mod sparse;
 mod tar;
 #[cfg(test)]
 mod tests;

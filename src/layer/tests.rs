@@ -345,3 +345,53 @@ proptest! {
         prop_assert_eq!(summary(other.path()), summary(temp.path()));
     }
 }
+
+/// A tar as GNU tar writes it with `--sparse` of a file of 300,000 bytes that has five of them at 100,000.
+fn sparse_tar(arguments: &[&str]) -> Vec<u8> {
+    let temp = tempfile::tempdir().unwrap();
+    let mut file = std::fs::File::create(temp.path().join("s")).unwrap();
+    file.set_len(300_000).unwrap();
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(100_000)).unwrap();
+    std::io::Write::write_all(&mut file, b"hello").unwrap();
+    std::fs::write(temp.path().join("t"), "after").unwrap();
+    let mut tar = std::process::Command::new("tar");
+    let output = tar.arg("-cS").args(arguments).args(["-C", temp.path().to_str().unwrap(), "s", "t"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[test]
+fn sparse_files_have_their_holes() {
+    let mut expected = vec![0; 300_000];
+    expected[100_000..100_005].copy_from_slice(b"hello");
+    for arguments in [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ] {
+        let tar = sparse_tar(arguments);
+        assert!(tar.len() < 100_000, "{arguments:?}: the holes are not in the tar");
+        let mut reader = archive::Reader::new(tar.as_slice());
+        let entry = reader.next_entry().unwrap().unwrap();
+        assert_eq!((entry.path.to_string(), entry.size_bytes), ("/s".to_owned(), 300_000), "{arguments:?}");
+        let mut data = Vec::new();
+        std::io::Read::read_to_end(&mut reader, &mut data).unwrap();
+        assert!(data == expected, "{arguments:?}");
+        let entry = reader.next_entry().unwrap().unwrap();
+        assert_eq!((entry.path.to_string(), entry.size_bytes), ("/t".to_owned(), 5), "{arguments:?}");
+    }
+}
+
+#[test]
+fn damaged_sparse_maps_are_errors() {
+    let good = sparse_tar(&["--format=gnu"]);
+    // the offset, the length and the size of the whole: digits that make runs overlap, leave the file or be none
+    for at in [386, 398, 483] {
+        let mut tar = good.clone();
+        tar[at..at + 11].copy_from_slice(if at == 483 { b"00000000001" } else { b"77777777777" });
+        let sum: u32 = (0..512).map(|i| if (148..156).contains(&i) { 32 } else { u32::from(tar[i]) }).sum();
+        tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        assert!(archive::Reader::new(tar.as_slice()).next_entry().is_err(), "{at}");
+    }
+}

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::LayerError;
-use super::archive::{Entry, EntryKind, Reader};
+use super::archive::{Entry, EntryKind, Form, Reader};
 use super::compress::Compression;
 use super::walk::{OPAQUE_NAME, WHITEOUT_PREFIX};
 use crate::digest::{ContentDigest, DiffId, HashingReader};
@@ -423,6 +423,7 @@ fn copy_data(data: &mut dyn Read, file: &mut std::fs::File, entry: &Entry) -> Re
 /// Copies the file `source` of `lower`, as a hard link to it looks.
 fn copy_from(lower: &View, source: &TreePath, meta: &Meta, entry: &Entry, dir: &Dir, name: &[u8]) -> Result<(), LayerError> {
     let copied = Entry {
+        form: Form::Plain,
         path: entry.path.clone(),
         kind: EntryKind::File,
         mode: meta.mode,

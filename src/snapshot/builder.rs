@@ -213,6 +213,23 @@ impl<'a> LayerBuilder<'a> {
         open().map_err(|err: io::Error| SnapshotError::io("open the parent of", path, err))
     }
 
+    /// Gives attributes to a file that the layer has already, under all its names; a symbolic link takes the owner alone.
+    pub fn describe(&self, path: &TreePath, attributes: &Attributes) -> Result<(), SnapshotError> {
+        let (dir, name) = self.parent_of(path)?;
+        let describe = || {
+            dir.chown(name, attributes.uid, attributes.gid)?;
+            if dir.stat(name)?.is_some_and(|meta| meta.kind == FileKind::Symlink) {
+                return Ok(());
+            }
+            for (key, value) in &attributes.xattrs {
+                dir.set_xattr(name, key, value)?;
+            }
+            dir.chmod(name, attributes.mode)?;
+            dir.set_mtime(name, attributes.mtime)
+        };
+        describe().map_err(|err: io::Error| SnapshotError::io("describe", path, err))
+    }
+
     /// Removes what the layer itself has at `path`.
     fn clear(&self, path: &TreePath) -> Result<(), SnapshotError> {
         let (dir, name) = self.parent_of(path)?;

@@ -6,7 +6,7 @@
 use std::io::Read;
 
 use crate::layer::LayerError;
-use crate::layer::archive::{Entry, EntryKind, Reader};
+use crate::layer::archive::{Entry, EntryKind, Form, Reader};
 use crate::snapshot::builder::{Attributes, Content, LayerBuilder};
 use crate::snapshot::{FileKind, FileTree, Last, Meta, SnapshotError, Time, TreePath, Xattrs, resolve};
 
@@ -19,6 +19,14 @@ pub enum ExtractError {
     /// A file could not be made, or something in the way not be read.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// An entry of a form that BuildKit's `ADD` refuses.
+    #[error("entry `{entry}` is {form}, which `ADD` does not unpack: make the archive again, with `--format=posix`")]
+    Form {
+        /// The entry.
+        entry: TreePath,
+        /// What it is, in words.
+        form: &'static str,
+    },
     /// An entry that needs another which is not there.
     #[error("entry `{entry}` needs `{missing}`, which is not there")]
     Dangling {
@@ -41,6 +49,9 @@ pub struct Target<'a> {
     pub created: Time,
 }
 
+/// The last second that fits into 63 bits of nanoseconds.
+const LAST_SECOND: i64 = i64::MAX / 1_000_000_000;
+
 impl Target<'_> {
     /// Unpacks all entries that are left in `reader`.
     ///
@@ -57,13 +68,23 @@ impl Target<'_> {
         // the entry `./` speaks of the destination, which keeps what it is
         let Some(name) = entry.path.file_name() else { return Ok(()) };
         let path = self.make_parent(&entry.path.parent())?.child(name);
+        let form = match entry.form {
+            Form::Plain => None,
+            Form::OldSparse => Some("a sparse file of the old GNU form"),
+            Form::Contiguous => Some("a contiguous file"),
+        };
+        if let Some(form) = form {
+            return Err(ExtractError::Form { entry: entry.path.clone(), form });
+        }
         let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
-        let attributes = Attributes { mode: entry.mode, uid, gid, mtime: entry.mtime, xattrs: entry.xattrs.clone() };
+        // times that Go's `time` cannot hold in nanoseconds, and those before 1970, become 1970
+        let mtime = if (0..=LAST_SECOND).contains(&entry.mtime.seconds) { entry.mtime } else { Time::default() };
+        let attributes = Attributes { mode: entry.mode, uid, gid, mtime, xattrs: entry.xattrs.clone() };
         let content = match &entry.kind {
             EntryKind::Directory => return Ok(self.builder.put_dir(&path, attributes)?),
             EntryKind::HardLink(target) => {
                 let existing = self.make_parent(&target.parent())?.child(target.file_name().unwrap_or_default());
-                return self.link(&path, &existing);
+                return self.link(&path, &existing, &attributes);
             }
             EntryKind::File => Content::Stream(data),
             EntryKind::Symlink(target) => Content::Symlink(target),
@@ -74,8 +95,9 @@ impl Target<'_> {
         Ok(self.builder.put(&path, &attributes, content)?)
     }
 
-    /// Links to what this layer made; what only the parent has is copied up first, as a file system would.
-    fn link(&self, path: &TreePath, existing: &TreePath) -> Result<(), ExtractError> {
+    /// Links to what this layer made; what only the parent has is copied up first, as a file system would. What the entry
+    /// says of itself then holds for the file, under all its names.
+    fn link(&self, path: &TreePath, existing: &TreePath, attributes: &Attributes) -> Result<(), ExtractError> {
         match self.builder.lookup(existing)? {
             None | Some(Meta { kind: FileKind::Directory, .. }) => {
                 Err(ExtractError::Dangling { entry: path.clone(), missing: existing.clone() })
@@ -83,7 +105,8 @@ impl Target<'_> {
             Some(_) if path == existing => Ok(()),
             Some(_) => {
                 self.builder.copy_up(existing)?;
-                Ok(self.builder.hard_link(path, existing)?)
+                self.builder.hard_link(path, existing)?;
+                Ok(self.builder.describe(path, attributes)?)
             }
         }
     }
@@ -97,8 +120,8 @@ impl Target<'_> {
         if found.meta.is_none() && found.asked.iter().any(|(_, meta)| is_link(meta)) {
             return Err(ExtractError::Dangling { entry: path.clone(), missing: found.path });
         }
-        let (uid, gid) = self.owner.unwrap_or((0, 0));
-        let made = Attributes { mode: 0o755, uid, gid, mtime: self.created, xattrs: Xattrs::new() };
+        // root's, whatever `--chown` says
+        let made = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: self.created, xattrs: Xattrs::new() };
         let path = self.destination.join(&found.path);
         self.builder.ensure_dir(&path, &made)?;
         Ok(path)
