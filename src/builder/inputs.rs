@@ -62,9 +62,9 @@ pub fn open(store: &Store, request: &mut BuildRequest, mut checkouts: Checkouts)
         },
     };
     let ignore = match &main {
-        // what is sent by others is taken as it is
-        Main::Checkout(_) | Main::Empty => None,
-        Main::Directory(root) | Main::Extracted(TempDir { path: root, .. }) => ignore_patterns(root, dockerfile.path.as_deref())?,
+        // what comes from elsewhere is taken as it is
+        Main::Checkout(_) | Main::Extracted(_) | Main::Empty => None,
+        Main::Directory(root) => ignore_patterns(root, dockerfile.path.as_deref())?,
     };
     let offered = || ignore.clone().map(|patterns| -> Box<dyn Ignore> { Box::new(patterns) });
     let context = match main {
@@ -223,7 +223,7 @@ fn ignore_patterns(root: &Path, dockerfile: Option<&Path>) -> Result<Option<Arc<
                 let patterns = Patterns::parse(&source).map_err(usage)?;
                 return Ok(Some(Arc::new(patterns)));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory) => {}
             Err(error) => return Err(cannot_read(&path.display().to_string(), &error)),
         }
     }
