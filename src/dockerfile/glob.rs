@@ -51,9 +51,30 @@ pub fn glob_match(pattern: &[u8], name: &[u8]) -> Result<bool, BadPattern> {
     }
 }
 
+/// Whether a pattern can be read.
+///
+/// # Errors
+/// The same as those of [`glob_match`].
+pub fn check(pattern: &[u8]) -> Result<(), BadPattern> {
+    tokens(pattern).map(drop)
+}
+
+/// Whether `name` holds a wildcard that is not escaped.
+pub fn has_wildcards(name: &[u8]) -> bool {
+    let mut bytes = name.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => drop(bytes.next()),
+            b'*' | b'?' | b'[' => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
 /// A piece of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Token {
+enum Token {
     Char(char),
     /// `?`: any character but `/`.
     Any,
@@ -68,7 +89,7 @@ pub(super) enum Token {
 
 impl Token {
     /// Whether it matches this one character; a star does not match as one.
-    pub(super) fn matches(&self, c: char) -> bool {
+    fn matches(&self, c: char) -> bool {
         match self {
             Token::Char(wanted) => *wanted == c,
             Token::Any => c != '/',
@@ -79,7 +100,7 @@ impl Token {
 }
 
 /// The pieces of a pattern.
-pub(super) fn tokens(pattern: &[u8]) -> Result<Vec<Token>, BadPattern> {
+fn tokens(pattern: &[u8]) -> Result<Vec<Token>, BadPattern> {
     let mut reader = Reader { text: characters_at(pattern), position: 0, length: pattern.len() };
     let mut tokens = Vec::new();
     while let Some((offset, c)) = reader.next() {

@@ -32,5 +32,5 @@ mod stage;
 mod words;
 
 pub use ast::*;
-pub use glob::{BadPattern, glob_match};
+pub use glob::{BadPattern, glob_match, has_wildcards};
 pub use parser::{parse, parse_trigger};

@@ -2,6 +2,7 @@
 //!
 //! A path is ignored when the last pattern that matches it, or a directory above it, does not begin with `!`. Patterns
 //! are rooted: `*.md` speaks of the top level only, `**/*.md` of all. `*` and `?` stay within a component, `**` does not.
+//! Turned around, the same patterns select: what a context is asked for, and what `COPY --parents` takes.
 //!
 //! Matching goes component by component, so that a walk over a tree looks at each name once ([`Patterns::root`],
 //! [`DirState::enter`]). [`Patterns::is_ignored`] walks down one path the same way.
@@ -14,6 +15,7 @@ use super::glob::{self, BadPattern};
 use crate::diagnostic::{Diagnostic, Source, Span};
 
 mod pattern;
+mod translate;
 
 use pattern::{Pattern, States};
 
@@ -194,6 +196,12 @@ impl DirState {
             states.push(PatternState { states: below, matched });
         }
         Entry { ignored, below: DirState { states } }
+    }
+
+    /// Whether a pattern without `!` has matched this directory, or may match an entry somewhere below it.
+    pub fn may_match(&self, patterns: &Patterns) -> bool {
+        let states = patterns.patterns.iter().zip(&self.states);
+        states.into_iter().any(|(pattern, state)| !pattern.exception && (state.matched || !state.states.is_none()))
     }
 
     /// Whether an entry somewhere below this directory may be taken back in by a `!` pattern, so that the directory must be

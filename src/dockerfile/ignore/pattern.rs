@@ -1,6 +1,7 @@
 //! One pattern as an automaton over the characters of a path.
 
-use super::super::glob::{self, BadPattern, Token};
+use super::super::glob::{self, BadPattern};
+use super::translate::{Step, steps};
 
 /// A pattern and how it is matched.
 #[derive(Clone, Debug)]
@@ -10,18 +11,6 @@ pub(super) struct Pattern {
     /// Whether it began with `!`.
     pub(super) exception: bool,
     steps: Vec<Step>,
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    /// One character.
-    One(Token),
-    /// Any number of characters but `/`.
-    Star,
-    /// Any number of whole components with their slashes.
-    Components,
-    /// Anything, slashes included.
-    Everything,
 }
 
 /// The steps that may come next; bit `n` stands for step `n`, the bit behind the last step for a match.
@@ -69,19 +58,14 @@ impl States {
 
 impl Pattern {
     pub(super) fn parse(text: &str, exception: bool) -> Result<Pattern, BadPattern> {
-        let tokens = glob::tokens(text.as_bytes())?;
-        let reversed =
-            |token: &Token| matches!(token, Token::Class { ranges, .. } if ranges.iter().any(|(low, high)| low > high));
-        if tokens.iter().any(reversed) {
-            return Err(BadPattern { offset: text.find('[').unwrap_or(0) });
-        }
-        Ok(Pattern { text: text.to_owned(), exception, steps: steps(&tokens, text) })
+        glob::check(text.as_bytes())?;
+        Ok(Pattern { text: text.to_owned(), exception, steps: steps(text)? })
     }
 
     /// Before the first character of a path.
     pub(super) fn start(&self) -> States {
         let mut states = States::with_room_for(self.steps.len());
-        self.add(&mut states, 0);
+        self.add(&mut states, 0, Place::Begin);
         states
     }
 
@@ -105,54 +89,34 @@ impl Pattern {
         let mut next = States::with_room_for(self.steps.len());
         for (number, step) in self.steps.iter().enumerate().filter(|(number, _)| states.contains(*number)) {
             match step {
-                Step::One(token) if token.matches(c) => self.add(&mut next, number + 1),
-                Step::Star if c != '/' => self.add(&mut next, number),
-                Step::Everything => self.add(&mut next, number),
+                Step::One(set) if set.contains(c) => self.add(&mut next, number + 1, Place::Within),
+                Step::Many(set) if set.contains(c) => self.add(&mut next, number, Place::Within),
                 // Inside of a component the step behind waits; a slash lets it begin.
-                Step::Components if c == '/' => self.add(&mut next, number),
+                Step::Components if c == '/' => self.add(&mut next, number, Place::Within),
                 Step::Components => next.add(number),
-                Step::One(_) | Step::Star => {}
+                Step::One(_) | Step::Many(_) | Step::Begin => {}
             }
         }
         next
     }
 
     /// Adds a step, and those behind it that are reached without a character.
-    fn add(&self, states: &mut States, from: usize) {
+    fn add(&self, states: &mut States, from: usize, place: Place) {
         let mut number = from;
         while !states.contains(number) || number == from {
             states.add(number);
             match self.steps.get(number) {
-                Some(Step::Star | Step::Components | Step::Everything) => number += 1,
-                Some(Step::One(_)) | None => return,
+                Some(Step::Many(_) | Step::Components) => number += 1,
+                Some(Step::Begin) if place == Place::Begin => number += 1,
+                Some(Step::One(_) | Step::Begin) | None => return,
             }
         }
     }
 }
 
-/// What `**` means depends on its place: at the end everything; in front of a text without further wildcards any beginning,
-/// even one that is no whole component; else whole components.
-fn steps(tokens: &[Token], text: &str) -> Vec<Step> {
-    let has_wildcards = |tokens: &[Token]| tokens.iter().any(|token| !matches!(token, Token::Char(_)));
-    let mut steps = Vec::with_capacity(tokens.len());
-    let mut rest = tokens;
-    while let Some((token, after)) = rest.split_first() {
-        rest = after;
-        if *token != Token::Star || after.first() != Some(&Token::Star) {
-            steps.push(if *token == Token::Star { Step::Star } else { Step::One(token.clone()) });
-            continue;
-        }
-        rest = &after[1..];
-        let slash = rest.first() == Some(&Token::Char('/'));
-        let is_first = steps.is_empty();
-        if slash {
-            rest = &rest[1..];
-        }
-        steps.push(if rest.is_empty() || (is_first && !slash && !has_wildcards(rest) && !text.contains('\\')) {
-            Step::Everything
-        } else {
-            Step::Components
-        });
-    }
-    steps
+/// Where in a path a step is reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Begin,
+    Within,
 }

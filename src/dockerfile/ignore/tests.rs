@@ -45,6 +45,16 @@ fn double_stars_cross_components() {
 }
 
 #[test]
+fn brackets_mean_what_the_turn_into_a_regular_expression_makes_of_them() {
+    check("st[*]r\n", "st[]r st^/]r st]r", "st*r star");
+    check("a[^b]c\n", "axc a/c", "abc");
+    check("x\\d\ny\\.z\n", "x1 y.z", "xd y1z");
+    check("e^*\n^f*\n", "fx", "e^ e^f ^f");
+    check("k^l\n", "k^l", "kl");
+    check("[[:digit:]]x\n[^\\W_]y\n", "1x ay", "ax _y");
+}
+
+#[test]
 fn the_last_match_wins() {
     check("*\n!a\n!b/c\n", "b x b/d", "a a/x b/c b/c/d");
     check("*.md\n!README*\nREADME-secret.md\n", "a.md README-secret.md", "README.md");

@@ -1,9 +1,9 @@
 //! Sources that are not there: found before anything runs, and told with what may have been meant.
 
-use super::glob::has_wildcards;
 use super::plan::split_at_pivot;
 use super::{CopyError, TreeInput};
 use crate::diagnostic::nearest;
+use crate::dockerfile::has_wildcards;
 use crate::graph::{CopyOp, CopySource};
 use crate::snapshot::{FileTree, Last, SnapshotError, TreePath, resolve};
 

@@ -17,7 +17,6 @@ use crate::source::digest::FileDigests;
 use crate::source::extract::ExtractError;
 
 mod archive;
-pub mod glob;
 pub(crate) mod layout;
 mod missing;
 pub mod mode;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::glob::{BadPattern, Excludes, Fit, PathPattern, has_wildcards, match_name};
 use super::layout::{Data, Layout, Merged, Mtime, Node, NodeContent, Unpacking};
 use super::missing::missing_error;
 use super::mode::{BadMode, ModeChange};
@@ -10,6 +9,8 @@ use super::owner::Owner;
 use super::select::{Reason, Selected, Selection, carried_xattrs, select};
 use super::{CopyError, CopyInput, Prepared, Remark, TreeInput, archive};
 use crate::digest::{Digest, Hasher};
+use crate::dockerfile::ignore::{PatternError, Patterns};
+use crate::dockerfile::{glob_match, has_wildcards};
 use crate::graph::{Chmod, CopyOp, CopySource, Unpack};
 use crate::snapshot::{FileKind, FileTree, Last, Meta, Resolved, SnapshotError, TreePath, Xattrs, resolve};
 use crate::source::digest::hash_meta;
@@ -32,8 +33,10 @@ pub fn prepare(op: &CopyOp, inputs: &[CopyInput<'_>], parent: &dyn FileTree) -> 
             _ => String::new(),
         },
     })?;
-    let excludes =
-        Excludes::parse(&op.excludes).map_err(|number| CopyError::BadExclude { pattern: op.excludes[number].clone() })?;
+    let excludes = Patterns::from_lines(&op.excludes).map_err(|error| {
+        let (PatternError::Syntax { line, .. } | PatternError::LoneExclamation { line }) = error;
+        CopyError::BadExclude { pattern: op.excludes[line].clone() }
+    })?;
     let mut planner = Planner {
         inputs,
         parent,
@@ -76,7 +79,7 @@ pub(super) fn whole_directory(tree: &dyn FileTree, path: &TreePath) -> Result<La
         destination: "/",
         owner: None,
         mode: ModeChange::Keep,
-        excludes: Excludes::default(),
+        excludes: Patterns::default(),
         unpack: Unpack::Never,
         layout: Layout::default(),
         remarks: Vec::new(),
@@ -97,7 +100,7 @@ pub(crate) fn new_directory(path: &str, owner: Owner, parent: &dyn FileTree) -> 
         destination: path,
         owner: Some(owner),
         mode: ModeChange::Keep,
-        excludes: Excludes::default(),
+        excludes: Patterns::default(),
         unpack: Unpack::Never,
         layout: Layout::default(),
         remarks: Vec::new(),
@@ -126,7 +129,7 @@ struct Planner<'a> {
     destination: &'a str,
     owner: Option<Owner>,
     mode: ModeChange,
-    excludes: Excludes,
+    excludes: Patterns,
     unpack: Unpack,
     layout: Layout,
     remarks: Vec<Remark>,
@@ -162,7 +165,7 @@ impl Planner<'_> {
                 };
                 let root = TreePath::root();
                 let meta = source.tree.lookup(&root)?.ok_or_else(|| self.missing(source, &root))?;
-                self.directory(*number, source.tree, &root, &meta, None)
+                self.directory(*number, source.tree, &root, &meta, None).map(drop)
             }
             CopySource::Inline(file) => {
                 let node =
@@ -192,7 +195,7 @@ impl Planner<'_> {
             if wild.is_empty() && !has_wildcards(component) {
                 plain.push(component);
             } else {
-                match_name(component, b"").map_err(|BadPattern| self.bad_pattern(&pattern))?;
+                glob_match(component, b"").map_err(|_| self.bad_pattern(&pattern))?;
                 wild.push(component);
             }
         }
@@ -208,21 +211,15 @@ impl Planner<'_> {
                     continue;
                 }
                 for (name, _) in source.tree.read_dir(&directory)? {
-                    if match_name(component, &name) == Ok(true) {
+                    if glob_match(component, &name) == Ok(true) {
                         deeper.push(directory.child(&name));
                     }
                 }
             }
             matches = deeper;
         }
-        let mut found = Vec::with_capacity(matches.len());
-        for path in matches {
-            let entry = self.follow(source, &path)?;
-            if entry.meta.kind == FileKind::Directory || self.excludes.fit(&entry.name) == Fit::None {
-                found.push(entry);
-            }
-        }
-        Ok(found)
+        // as in BuildKit, what is named itself is copied whatever `--exclude` says: that speaks of what is below
+        matches.iter().map(|path| self.follow(source, path)).collect()
     }
 
     fn follow(&self, source: TreeInput<'_>, path: &TreePath) -> Result<Found, CopyError> {
@@ -238,20 +235,30 @@ impl Planner<'_> {
     /// `--parents`: what the pattern matches below its pivot, directories on the way included.
     fn with_parents(&mut self, number: usize, source: TreeInput<'_>, pattern: &[u8]) -> Result<(), CopyError> {
         let (pivot, below) = split_at_pivot(pattern);
-        let include = PathPattern::parse(&below).map_err(|BadPattern| self.bad_pattern(&TreePath::clean(pattern)))?;
-        let has_pivot_wildcards = pivot.split(|byte| *byte == b'/').any(has_wildcards);
-        if !has_pivot_wildcards && !include.has_wildcards() {
-            let path = TreePath::clean(&pivot).join(&TreePath::clean(&below));
-            let found = match resolve(source.tree, &path, Last::Keep) {
-                Err(SnapshotError::NotADirectory { .. }) => None,
-                found => found?.meta,
-            };
-            found.ok_or_else(|| self.missing(source, &path))?;
-        }
-        for Found { path, meta, .. } in self.find(source, &pivot)? {
-            if meta.kind == FileKind::Directory {
-                self.directory(number, source.tree, &path, &meta, Some(&include))?;
+        let below = TreePath::clean(&below);
+        let has_wildcards = |text: &[u8]| text.split(|byte| *byte == b'/').any(has_wildcards);
+        let is_required = !has_wildcards(&pivot) && !has_wildcards(below.as_bytes());
+        let include = Patterns::from_lines(&[String::from_utf8_lossy(below.as_bytes()).into_owned()])
+            .map_err(|_| self.bad_pattern(&TreePath::clean(pattern)))?;
+        let pivot = TreePath::clean(&pivot);
+        let mut is_there = false;
+        for found in self.find(source, pivot.as_bytes())? {
+            let Found { path, meta, .. } = &found;
+            if meta.kind != FileKind::Directory {
+                // BuildKit looks for nothing below it
+                self.place(number, source, found)?;
+                continue;
             }
+            let selected = self.directory(number, source.tree, path, meta, Some(&include))?;
+            is_there |= selected.iter().any(|path| path.starts_with(&below));
+        }
+        // a link at the end of the pivot is followed for the copy, but not when BuildKit looks whether the path exists
+        let is_link = || -> Result<bool, CopyError> {
+            let found = resolve(source.tree, &pivot, Last::Keep)?;
+            Ok(found.meta.is_some_and(|meta| meta.kind == FileKind::Symlink))
+        };
+        if is_required && (!is_there || is_link()?) {
+            return Err(self.missing(source, &pivot.join(&below)));
         }
         Ok(())
     }
@@ -260,8 +267,8 @@ impl Planner<'_> {
     fn place(&mut self, number: usize, source: TreeInput<'_>, found: Found) -> Result<(), CopyError> {
         let Found { name, path, meta } = found;
         let content = match meta.kind {
-            FileKind::Directory => return self.directory(number, source.tree, &path, &meta, None),
-            FileKind::Socket => return Ok(()),
+            FileKind::Directory => return self.directory(number, source.tree, &path, &meta, None).map(drop),
+            FileKind::Socket => NodeContent::File(Data::Inline(String::new())),
             FileKind::File => {
                 let data = Data::Tree { input: number, path: path.clone(), meta, digest: None, linked_to: None };
                 if self.unpack != Unpack::Never && archive::is_archive(&data, self.inputs)? {
@@ -292,14 +299,16 @@ impl Planner<'_> {
 
     /// Copies what is in a directory into the destination. The destination itself keeps its owner and mode if it exists
     /// and has plain ones if it does not; only its time becomes that of the source.
+    ///
+    /// Answers what was chosen, from the directory on.
     fn directory(
         &mut self,
         number: usize,
         tree: &dyn FileTree,
         root: &TreePath,
         root_meta: &Meta,
-        include: Option<&PathPattern>,
-    ) -> Result<(), CopyError> {
+        include: Option<&Patterns>,
+    ) -> Result<Vec<TreePath>, CopyError> {
         let to = self.resolve_destination()?;
         if to.meta.is_some_and(|meta| meta.kind != FileKind::Directory) {
             return Err(CopyError::OntoFile { source_number: self.source_number, path: to.path });
@@ -309,12 +318,16 @@ impl Planner<'_> {
             node.mtime = Mtime::Kept(root_meta.mtime);
         }
         let mut first_names: HashMap<(u64, u64), TreePath> = HashMap::new();
+        let mut chosen = Vec::new();
         for selected in select(tree, root, &Selection { include, excludes: &self.excludes })? {
             let path = to.path.join(&selected.path);
             let from = root.join(&selected.path);
+            if include.is_some() && selected.reason == Reason::Chosen {
+                chosen.push(selected.path.clone());
+            }
             self.selected(number, tree, selected, from, path, &mut first_names)?;
         }
-        Ok(())
+        Ok(chosen)
     }
 
     fn selected(
@@ -333,7 +346,14 @@ impl Planner<'_> {
             FileKind::Directory if there.is_some() && !is_directory => {
                 return Err(CopyError::OntoFile { source_number: self.source_number, path });
             }
-            FileKind::Directory if is_directory && reason == Reason::OnTheWay => return self.make_directories(&path),
+            FileKind::Directory if is_directory && reason == Reason::OnTheWay => {
+                self.make_directories(&path)?;
+                // the mode of the source, whatever `--chmod` says, and nothing else of it
+                if let Some(node) = self.layout.nodes.get_mut(&path) {
+                    node.mode = meta.mode;
+                }
+                return Ok(());
+            }
             FileKind::Directory => NodeContent::Directory,
             _ if is_directory => return Err(CopyError::OntoDirectory { source_number: self.source_number, path }),
             FileKind::File => {
@@ -347,7 +367,8 @@ impl Planner<'_> {
                 NodeContent::File(Data::Tree { input: number, path: from, meta, digest: None, linked_to: linked_to.flatten() })
             }
             FileKind::Symlink => NodeContent::Symlink(tree.read_link(&from)?),
-            FileKind::Socket => return Ok(()),
+            // only contexts have any: their transfer makes empty files of them
+            FileKind::Socket => NodeContent::File(Data::Inline(String::new())),
             FileKind::Fifo | FileKind::Character(..) | FileKind::Block(..) => NodeContent::Special(meta.kind),
         };
         let mut node = self.copied(content, &meta, xattrs);
@@ -367,27 +388,32 @@ impl Planner<'_> {
 
     /// Unpacks an archive into the destination, which is always a directory.
     fn archive(&mut self, data: Data) -> Result<(), CopyError> {
-        let to = self.resolve_destination()?;
+        let to = self.follow_destination()?;
         if let Some(meta) = to.meta
             && meta.kind != FileKind::Directory
         {
             return Err(CopyError::ThroughFile { destination: self.destination.to_owned(), path: to.path });
         }
-        self.make_directories(&to.path)?;
+        // `--chmod` means nothing to an archive, nor to what is made for it
+        self.make_directories_with(&to.path, 0o755)?;
         let surroundings = surroundings(self.parent, &to.path)?;
         self.layout.archives.push(Unpacking { data, destination: to.path, owner: self.owner, surroundings });
         Ok(())
     }
 
+    fn follow_destination(&self) -> Result<Resolved, CopyError> {
+        let path = TreePath::clean(self.destination.as_bytes());
+        match resolve(&self.merged(), &path, Last::Follow) {
+            Err(SnapshotError::NotADirectory { path }) => {
+                Err(CopyError::ThroughFile { destination: self.destination.to_owned(), path })
+            }
+            to => Ok(to?),
+        }
+    }
+
     /// Where the destination leads; one that ends in a slash is made a directory.
     fn resolve_destination(&mut self) -> Result<Resolved, CopyError> {
-        let path = TreePath::clean(self.destination.as_bytes());
-        let to = match resolve(&self.merged(), &path, Last::Follow) {
-            Err(SnapshotError::NotADirectory { path }) => {
-                return Err(CopyError::ThroughFile { destination: self.destination.to_owned(), path });
-            }
-            to => to?,
-        };
+        let to = self.follow_destination()?;
         if self.destination.ends_with('/') && !to.path.is_root() {
             self.make_directories(&to.path)?;
             return Ok(Resolved { meta: self.merged().lookup(&to.path)?, ..to });
@@ -397,6 +423,10 @@ impl Planner<'_> {
 
     /// Makes `path` and all above it nodes: those that the parent has as they are there, missing ones plain.
     fn make_directories(&mut self, path: &TreePath) -> Result<(), CopyError> {
+        self.make_directories_with(path, self.mode.made_directory())
+    }
+
+    fn make_directories_with(&mut self, path: &TreePath, made_mode: u32) -> Result<(), CopyError> {
         if self.layout.nodes.get(path).is_some_and(|node| node.kind() == FileKind::Directory) {
             return Ok(());
         }
@@ -419,7 +449,7 @@ impl Planner<'_> {
                     ..self.node(NodeContent::Directory, 0, Owner::default(), Mtime::Created)
                 },
                 None => Node {
-                    mode: self.mode.made_directory(),
+                    mode: made_mode,
                     fresh: true,
                     ..self.node(NodeContent::Directory, 0, Owner::default(), Mtime::Created)
                 },

@@ -2,15 +2,15 @@
 
 use rayon::prelude::*;
 
-use super::glob::{Excludes, Fit, PathPattern};
+use crate::dockerfile::ignore::{DirState, Patterns};
 use crate::snapshot::{FileKind, FileTree, Meta, SnapshotError, TreePath, Xattrs};
 
-/// What to take from below a directory.
+/// What to take from below a directory. Paths are matched from that directory on.
 pub struct Selection<'a> {
-    /// Only what this pattern matches, with all below it; everything if there is none.
-    pub include: Option<&'a PathPattern>,
+    /// Only what these patterns match, with all below it; everything if there are none.
+    pub include: Option<&'a Patterns>,
     /// What not to take.
-    pub excludes: &'a Excludes,
+    pub excludes: &'a Patterns,
 }
 
 /// A file that is copied.
@@ -37,14 +37,20 @@ pub enum Reason {
 /// The only xattr that BuildKit's layers keep.
 const CARRIED_XATTR: &[u8] = b"security.capability";
 
-/// Everything selected below the directory `root`, depth first, names in byte order; sockets are in no layer.
+/// Everything selected below the directory `root`, depth first, names in byte order.
 pub fn select(tree: &dyn FileTree, root: &TreePath, selection: &Selection<'_>) -> Result<Vec<Selected>, SnapshotError> {
-    walk(tree, root, selection, &TreePath::root())
+    walk(tree, root, selection, &TreePath::root(), &selection.start())
 }
 
 /// The xattrs of a file that go with it.
 pub fn carried_xattrs(tree: &dyn FileTree, path: &TreePath) -> Result<Xattrs, SnapshotError> {
     Ok(tree.xattrs(path)?.into_iter().filter(|(name, _)| name == CARRIED_XATTR).collect())
+}
+
+/// What is known about a directory's entries before their names are seen.
+struct Known {
+    include: Option<DirState>,
+    excludes: DirState,
 }
 
 /// One directory; those in it are walked in parallel. Paths are bounded by the kernel, so is the depth.
@@ -53,20 +59,19 @@ fn walk(
     root: &TreePath,
     selection: &Selection<'_>,
     directory: &TreePath,
+    known: &Known,
 ) -> Result<Vec<Selected>, SnapshotError> {
-    let entries: Vec<(TreePath, Meta, Reason)> = tree
+    let entries: Vec<(TreePath, Meta, Reason, Known)> = tree
         .read_dir(&root.join(directory))?
         .into_iter()
-        .filter(|(_, meta)| meta.kind != FileKind::Socket)
         .filter_map(|(name, meta)| {
-            let path = directory.child(&name);
-            let reason = selection.reason(&path, &meta)?;
-            Some((path, meta, reason))
+            let (reason, below) = selection.judge(known, &name, &meta)?;
+            Some((directory.child(&name), meta, reason, below))
         })
         .collect();
-    let visit = |(path, meta, reason): (TreePath, Meta, Reason)| -> Result<Vec<Selected>, SnapshotError> {
+    let visit = |(path, meta, reason, known): (TreePath, Meta, Reason, Known)| -> Result<Vec<Selected>, SnapshotError> {
         let below = match meta.kind {
-            FileKind::Directory => walk(tree, root, selection, &path)?,
+            FileKind::Directory => walk(tree, root, selection, &path, &known)?,
             _ => Vec::new(),
         };
         if reason == Reason::OnTheWay && below.is_empty() {
@@ -77,7 +82,7 @@ fn walk(
         selected.extend(below);
         Ok(selected)
     };
-    if entries.iter().filter(|(_, meta, _)| meta.kind == FileKind::Directory).count() < 2 {
+    if entries.iter().filter(|(_, meta, ..)| meta.kind == FileKind::Directory).count() < 2 {
         let parts = entries.into_iter().map(visit).collect::<Result<Vec<_>, _>>()?;
         return Ok(parts.into_iter().flatten().collect());
     }
@@ -86,18 +91,24 @@ fn walk(
 }
 
 impl Selection<'_> {
-    /// Why to take or enter `path`; `None` to leave it with all below it.
-    fn reason(&self, path: &TreePath, meta: &Meta) -> Option<Reason> {
-        let enter = || (meta.kind == FileKind::Directory).then_some(Reason::OnTheWay);
-        let included = match self.include.map_or(Fit::Whole, |pattern| pattern.fit(path.as_bytes())) {
-            Fit::Whole => Some(Reason::Chosen),
-            Fit::Start => enter(),
-            Fit::None => None,
-        }?;
-        match self.excludes.fit(path.as_bytes()) {
-            Fit::None => Some(included),
-            Fit::Start => enter(),
-            Fit::Whole => None,
+    fn start(&self) -> Known {
+        Known { include: self.include.map(Patterns::root), excludes: self.excludes.root() }
+    }
+
+    /// Why to take or enter the entry `name`, and what is known below it; `None` to leave it with all below it.
+    fn judge(&self, known: &Known, name: &[u8], meta: &Meta) -> Option<(Reason, Known)> {
+        let include = self.include.zip(known.include.as_ref()).map(|(patterns, state)| (patterns, state.enter(patterns, name)));
+        let excludes = known.excludes.enter(self.excludes, name);
+        let included = include.as_ref().is_none_or(|(_, entry)| entry.ignored);
+        let may_have_some = match &include {
+            Some((patterns, entry)) => entry.below.may_match(patterns),
+            None => true,
+        };
+        let may_be_kept = !excludes.ignored || excludes.below.may_contain_exceptions(self.excludes);
+        let below = Known { include: include.map(|(_, entry)| entry.below), excludes: excludes.below };
+        if included && !excludes.ignored {
+            return Some((Reason::Chosen, below));
         }
+        (meta.kind == FileKind::Directory && may_have_some && may_be_kept).then_some((Reason::OnTheWay, below))
     }
 }

@@ -208,9 +208,9 @@ fn inline(name: &str, content: &str) -> CopySource {
 }
 
 #[test]
-fn fifos_are_copied_and_sockets_are_not() {
-    let bench = bench("dir d; fifo d/p; time d/p 5; socket d/s; time d 5", "");
-    assert_eq!(bench.layer(&op(&["/d"], "/o"))[1..], ["/o/p 600 0:0 5 Fifo"]);
+fn fifos_are_copied_and_sockets_become_empty_files() {
+    let bench = bench("dir d; fifo d/p; time d/p 5; socket d/s; mode d/s 755; time d/s 5; time d 5", "");
+    assert_eq!(bench.layer(&op(&["/d"], "/o"))[1..], ["/o/p 600 0:0 5 Fifo", "/o/s 755 0:0 5 = "]);
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn archives_are_unpacked_with_their_owners_and_modes() {
 fn archives_take_chown_and_not_chmod() {
     let copy = CopyOp { chown: Some("7:8".into()), chmod: Some(Chmod::Octal(0o600)), ..add("a.tar", "/x/") };
     let layer = archive_of("file f 1; mode f 640", "a.tar", &[]).layer(&copy);
-    assert_eq!(layer, ["/x 600 7:8 77/", "/x/f 640 7:8 5 = 1"]);
+    assert_eq!(layer, ["/x 755 7:8 77/", "/x/f 640 7:8 5 = 1"]);
 }
 
 #[test]
