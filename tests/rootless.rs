@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use common::user::{CONTAINER, RANGES, as_user};
-use common::{Run, Space, busybox_tar, judge, run, sample, skip_unless};
+use common::{Registry, Run, Space, busybox_tar, judge, run, sample, skip_unless};
 use rustix::fs::XattrFlags;
 
 /// A user's directory with croze and a base image's tar in it, beside a store of root's.
@@ -153,6 +153,24 @@ fn a_kernel_without_user_namespaces_is_told_with_its_setting() {
     let run = run(command.args([script, "sh"]).arg(shop.space.path(".")));
     assert_eq!(run.code, Some(5), "{}", run.stderr);
     assert!(run.stderr.contains("sudo sysctl -w user.max_user_namespaces="), "{}", run.stderr);
+}
+
+#[test]
+fn a_user_sends_and_fetches_images() {
+    let Some(shop) = Shop::open("a_user_sends_and_fetches_images") else { return };
+    if !skip_unless("a_user_sends_and_fetches_images", &["docker-registry"]) {
+        return;
+    }
+    let registry = Registry::start();
+    let name = format!("{}/shop/box:1", registry.host);
+    shop.space.dockerfile("FROM busybox\nRUN echo x > /a && chown 33:44 /a && chmod 600 /a\n");
+    let croze = |arguments: &[&str]| shop.as_user(RANGES, "", &[&["/mnt/croze"], arguments].concat()).succeeds();
+    croze(&["import", "/mnt/busybox.tar", "busybox"]);
+    croze(&["build", "-t", &name, "ctx"]);
+    let sent = croze(&["push", &name]);
+    let fetched = croze(&["pull", "--root", "/mnt/home/other", &name]);
+    assert!(sent.stdout.contains(&name), "{}", sent.stdout);
+    assert!(fetched.stdout.starts_with("sha256:"), "{}", fetched.stdout);
 }
 
 #[test]

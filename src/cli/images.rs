@@ -34,7 +34,7 @@ pub fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failur
     } else {
         Box::new(File::open(&args.rootfs).map_err(|error| Failure::file("open", &args.rootfs, &error))?)
     };
-    let _said_by_builds = builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
+    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
     let store = open_store(args.store.root.as_deref(), environment)?;
     let began = Instant::now();
     let imported = import::import(&store, (&called, &mut rootfs), &name, &platform, SystemTime::now());
