@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::lowering::{Place, StageLowering};
+use super::lowering::{Place, StageLowering, WINDOWS};
 use super::stages::Command;
 use super::{checks, expose, path, scope, signal, text, words};
 use crate::diagnostic::{Diagnostic, Source, Span, quoted};
@@ -77,7 +77,11 @@ impl StageLowering<'_, '_> {
     /// The current shell with `script` as its last argument.
     pub(super) fn with_shell(&self, script: &str) -> Vec<String> {
         let shell = &self.state.config.config.shell;
-        let mut words = if shell.is_empty() { vec!["/bin/sh".to_owned(), "-c".to_owned()] } else { shell.clone() };
+        let mut words: Vec<String> = match shell.as_slice() {
+            [] if self.state.config.os == WINDOWS => ["cmd", "/S", "/C"].map(str::to_owned).into(),
+            [] => ["/bin/sh", "-c"].map(str::to_owned).into(),
+            shell => shell.to_vec(),
+        };
         words.push(script.to_owned());
         words
     }

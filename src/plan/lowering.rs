@@ -85,6 +85,9 @@ struct Numbering {
     total: usize,
 }
 
+/// The system whose images have another shell, no `PATH` of their own, and backslashes.
+pub(super) const WINDOWS: &str = "windows";
+
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl<'a> Lowering<'a> {
@@ -245,8 +248,8 @@ impl<'a> Lowering<'a> {
 
     fn empty(&mut self) -> StageState {
         let platform = self.options.target_platform.clone();
-        let container =
-            ContainerConfig { working_dir: "/".to_owned(), env: vec![DEFAULT_PATH.to_owned()], ..ContainerConfig::default() };
+        let env = if platform.os == WINDOWS { Vec::new() } else { vec![DEFAULT_PATH.to_owned()] };
+        let container = ContainerConfig { working_dir: "/".to_owned(), env, ..ContainerConfig::default() };
         StageState {
             tree: self.scratch(),
             scope: Scope::default(),
@@ -281,6 +284,9 @@ impl<'a> Lowering<'a> {
         config.os = normal.os;
         config.architecture = normal.architecture;
         config.variant = Some(normal.variant).filter(|variant| !variant.is_empty());
+        if config.os == WINDOWS {
+            config.config.working_dir = config.config.working_dir.replace('/', "\\");
+        }
         self.use_path(target.tree, "/");
         let mut steps = self.graph.needed(&[target.tree]);
         steps.retain(|index| !matches!(self.graph.step(*index).op, Op::Scratch));
@@ -305,7 +311,8 @@ impl StageState {
     /// What every stage does before its first instruction: `PATH` is set, and the config's variables are those in force.
     fn prepare(&mut self) {
         let config = &mut self.config.config;
-        if !config.env.iter().any(|line| line.starts_with("PATH=")) {
+        // Windows has its own
+        if self.platform.os != WINDOWS && !config.env.iter().any(|line| line.starts_with("PATH=")) {
             config.env.push(DEFAULT_PATH.to_owned());
         }
         for line in &config.env {

@@ -190,6 +190,13 @@ impl StageLowering<'_, '_> {
             let op = match kind {
                 SourceKind::Path => {
                     let pattern = selection(text, expanded.transfer.parents);
+                    if expanded.transfer.parents && keeps_nothing(&pattern) {
+                        let message = format!("`{text}` names nothing that `--parents` could keep");
+                        let diagnostic = Diagnostic::error("nothing-kept", message, &command.source, span)
+                            .help("without `--parents`, a directory's content is copied");
+                        self.lowering.diagnostics.push(diagnostic);
+                        return None;
+                    }
                     let input = tree_input.expect("a path brought its tree");
                     self.lowering.use_path(inputs[input - 1], &path::clean(&pattern));
                     if expanded.transfer.from.is_none() {
@@ -333,9 +340,22 @@ fn selection(source: &str, parents: bool) -> String {
     }
 }
 
+/// Whether a [`selection`] of `--parents` ends in its pivot, or is the root. BuildKit finds nothing there.
+fn keeps_nothing(selection: &str) -> bool {
+    let kept = selection.split_once("/./").map_or(selection.trim_start_matches('/'), |(_, kept)| kept);
+    kept.is_empty() && !selection.contains(['*', '?', '['])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_of_parents_must_have_a_name() {
+        for (source, nothing) in [(".", true), ("/", true), ("x/./", true), ("x/./.", true), ("x/.", false), ("x/./y", false)] {
+            assert_eq!(keeps_nothing(&selection(source, true)), nothing, "{source}");
+        }
+    }
 
     #[test]
     fn selections_are_absolute_and_keep_the_pivot() {

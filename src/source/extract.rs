@@ -115,10 +115,18 @@ impl Target<'_> {
     fn make_parent(&self, path: &TreePath) -> Result<TreePath, ExtractError> {
         let inside = Inside { tree: self.builder, root: self.destination };
         let found = resolve(&inside, path, Last::Follow)?;
-        // only plain missing names are made: a link that leads nowhere stays one
-        let is_link = |meta: &Option<Meta>| meta.is_some_and(|meta| meta.kind == FileKind::Symlink);
-        if found.meta.is_none() && found.asked.iter().any(|(_, meta)| is_link(meta)) {
-            return Err(ExtractError::Dangling { entry: path.clone(), missing: found.path });
+        // only names that the archive writes are made: a link that leads nowhere stays one
+        if found.meta.is_none() && found.asked.iter().any(|(_, meta)| meta.is_some_and(|meta| meta.kind == FileKind::Symlink)) {
+            let mut there = path.parent();
+            let mut above = resolve(&inside, &there, Last::Follow)?;
+            while above.meta.is_none() && !there.is_root() {
+                there = there.parent();
+                above = resolve(&inside, &there, Last::Follow)?;
+            }
+            let missing = path.components().nth(there.components().count()).unwrap_or_default();
+            if inside.lookup(&above.path.child(missing))?.is_some() {
+                return Err(ExtractError::Dangling { entry: path.clone(), missing: found.path });
+            }
         }
         // root's, whatever `--chown` says
         let made = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: self.created, xattrs: Xattrs::new() };

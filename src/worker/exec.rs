@@ -150,8 +150,7 @@ fn plan(
         Network::Host => sandbox::Network::Host,
     };
     super::mounts::arrange(&mut mounts, view)?;
-    let mut stubs: Vec<(TreePath, FileKind)> =
-        ["proc", "sys", "dev"].iter().map(|name| (TreePath::clean(name.as_bytes()), FileKind::Directory)).collect();
+    let mut stubs = Vec::new();
     for (name, content) in [("resolv.conf", resolv_conf()), ("hosts", hosts(&hostname, &op.extra_hosts).into_bytes())] {
         let source = surroundings.fittings.file(content)?;
         let target = format!("/etc/{name}");
@@ -184,7 +183,7 @@ fn plan(
         lowers.push(directory("empty")?);
     }
     let upper = directory("upper")?;
-    make_cwd(&op.cwd, identity, view, &upper, surroundings.shared.now_secs)?;
+    make_missing(&op.cwd, identity, view, &upper, surroundings.shared.now_secs)?;
     Ok(Plan {
         root: sandbox::Root::Overlay { lowers, upper, work: directory("work")? },
         mounts,
@@ -209,17 +208,29 @@ fn plan(
 /// Where apt finds what it needs in a user namespace of one id.
 const APT_CONFIG: &str = "/dev/croze/apt.conf";
 
-/// Makes the command's directory where the image lacks it, in the step's own layer: a base image may only name it. It belongs to
-/// the command's user, as BuildKit has it.
-fn make_cwd(cwd: &str, identity: &Identity, view: &View, upper: &Path, now_secs: i64) -> Result<(), WorkError> {
-    let found = resolve(view, &TreePath::clean(cwd.as_bytes()), Last::Follow)?;
-    if found.meta.is_some() {
+/// What every command finds mounted.
+const SYSTEM_DIRECTORIES: [&str; 3] = ["dev", "proc", "sys"];
+
+/// Makes directories that the image lacks, in the step's own layer. They stay there, as in BuildKit: the command's directory,
+/// which a base image may only name and which belongs to the command's user, and in an image made from nothing the places of
+/// the system's own mounts. Other mount points go again.
+fn make_missing(cwd: &str, identity: &Identity, view: &View, upper: &Path, now_secs: i64) -> Result<(), WorkError> {
+    let system = SYSTEM_DIRECTORIES.map(|name| (name, 0, 0));
+    let mut missing = Vec::new();
+    for (path, uid, gid) in system.into_iter().chain([(cwd, identity.uid, identity.gid)]) {
+        let found = resolve(view, &TreePath::clean(path.as_bytes()), Last::Follow)?;
+        if found.meta.is_none() {
+            missing.push((found.path, uid, gid));
+        }
+    }
+    if missing.is_empty() {
         return Ok(());
     }
     let mtime = Time { seconds: now_secs, nanoseconds: 0 };
-    let missing = Attributes { mode: 0o755, uid: identity.uid, gid: identity.gid, mtime, xattrs: Vec::new() };
     let builder = LayerBuilder::new(view, upper, mtime)?;
-    builder.ensure_dir(&found.path, &missing)?;
+    for (path, uid, gid) in missing {
+        builder.ensure_dir(&path, &Attributes { mode: 0o755, uid, gid, mtime, xattrs: Vec::new() })?;
+    }
     Ok(builder.finish()?)
 }
 

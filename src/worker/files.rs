@@ -91,6 +91,7 @@ impl Readable {
 struct Ready {
     trees: Vec<PathBuf>,
     mounted_trees: Vec<Option<(Option<TempDir>, Vec<PathBuf>)>>,
+    cache_names: Vec<Option<Digest>>,
     locks: Vec<StepLock>,
 }
 
@@ -254,7 +255,7 @@ impl LocalWorker {
 
     /// Runs a command in a sandbox.
     pub(super) async fn run_command(&self, task: &Task, op: &ExecOp) -> Result<(Record, Novelty), WorkError> {
-        let Ready { trees, mounted_trees, locks } = self.unless_canceled(self.ready(task, op)).await?;
+        let Ready { trees, mounted_trees, cache_names, locks } = self.unless_canceled(self.ready(task, op)).await?;
         let (shared, launcher, canceling) = (self.shared.clone(), self.launcher.clone(), self.canceling.clone());
         let fittings = self.fittings.clone();
         let (op, parent) = (op.clone(), task.parent.clone());
@@ -269,7 +270,7 @@ impl LocalWorker {
             let surroundings = Surroundings { shared, launcher, fittings, canceling, number, limits, forms, parent, trees };
             let note = |text| attend::Output::new(shared, number).note(text);
             let record = retry::repeat(limits.retry, canceling, note, || {
-                let mounted = mounts::prepare(&op, &mounted_trees, shared)?;
+                let mounted = mounts::prepare(&op, &mounted_trees, &cache_names, shared)?;
                 super::exec::run(&op, mounted, &surroundings)
             });
             drop(held);
@@ -293,8 +294,9 @@ impl LocalWorker {
             });
         }
         self.launcher().await?;
+        let cache_names = mounts::cache_names(op, &task.inputs);
         let mut locks = Vec::new();
-        for key in mounts::locked_caches(op) {
+        for key in mounts::locked_caches(op, &cache_names) {
             locks.push(match self.shared.store.try_lock_step(&key)? {
                 Some(lock) => lock,
                 None => {
@@ -303,7 +305,7 @@ impl LocalWorker {
                 }
             });
         }
-        Ok(Ready { trees, mounted_trees, locks })
+        Ok(Ready { trees, mounted_trees, cache_names, locks })
     }
 
     /// The layer directories that a mount reads. A context is copied first: a mount shows what the ignore file leaves of it, owned

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::Shared;
 use super::agent::AgentSocket;
 use super::error::WorkError;
+use super::{Output, Shared};
 use crate::digest::{CacheKey, Digest};
 use crate::graph::{ExecOp, Mount, MountKind, Sharing};
 use crate::sandbox;
@@ -36,24 +36,35 @@ pub enum Held {
 /// The trees that bind mounts read, one per mount of the op, `None` for other kinds: layer directories bottom first.
 pub type Trees = Vec<Option<Vec<PathBuf>>>;
 
-/// The cache directories that `op` wants for itself, as keys to lock before it starts. In one order for all steps and each
-/// once, so that no two steps wait for each other and none for itself.
-pub fn locked_caches(op: &ExecOp) -> BTreeSet<CacheKey> {
-    let names = op.mounts.iter().filter_map(|mount| match &mount.kind {
-        kind @ MountKind::Cache { sharing: Sharing::Locked, .. } => cache_name(kind).map(CacheKey),
-        _ => None,
-    });
-    names.collect()
+/// The names of the directories behind the cache mounts of `op`, whose inputs are `inputs`; `None` for other mounts.
+///
+/// Owner, mode and seed are part of what a cache is, as in BuildKit: one that starts with another stage's files is another one.
+/// A seed from a context counts as the same whatever the context holds.
+pub fn cache_names(op: &ExecOp, inputs: &[Output]) -> Vec<Option<Digest>> {
+    let name = |mount: &Mount| {
+        let MountKind::Cache { id, seed, uid, gid, mode, .. } = &mount.kind else { return None };
+        let mut name = format!("{id}\0{uid}:{gid}:{mode:o}");
+        if let Some((input, path)) = seed {
+            name.push_str(&format!("\0{path}"));
+            if let Output::Stack(stack) = &inputs[*input] {
+                name.extend(stack.layers.iter().map(|layer| format!("\0{}", layer.diff_id)));
+            }
+        }
+        Some(Digest::of(name.as_bytes()))
+    };
+    op.mounts.iter().map(name).collect()
 }
 
-/// The name of a cache mount's directory: owner, mode and seed are part of its identity, as in BuildKit.
-fn cache_name(kind: &MountKind) -> Option<Digest> {
-    let MountKind::Cache { id, seed, uid, gid, mode, .. } = kind else { return None };
-    Some(Digest::of(format!("{id}\0{uid}:{gid}:{mode:o}\0{seed:?}").as_bytes()))
+/// The cache directories that `op` wants for itself, as keys to lock before it starts; `names` are its [`cache_names`]. In one
+/// order for all steps and each once, so that no two steps wait for each other and none for itself.
+pub fn locked_caches(op: &ExecOp, names: &[Option<Digest>]) -> BTreeSet<CacheKey> {
+    let locked = |mount: &Mount| matches!(mount.kind, MountKind::Cache { sharing: Sharing::Locked, .. });
+    let names = op.mounts.iter().zip(names).filter(|(mount, _)| locked(mount)).filter_map(|(_, name)| *name);
+    names.map(CacheKey).collect()
 }
 
 /// Makes the mounts of `op`, whose [`locked_caches`] the caller holds. Blocks.
-pub fn prepare(op: &ExecOp, trees: &Trees, shared: &Shared) -> Result<Mounted, WorkError> {
+pub fn prepare(op: &ExecOp, trees: &Trees, cache_names: &[Option<Digest>], shared: &Shared) -> Result<Mounted, WorkError> {
     let mut mounted = Mounted::default();
     if let Some(script) = &op.script {
         mounted.mounts.push(sandbox::Mount {
@@ -61,8 +72,8 @@ pub fn prepare(op: &ExecOp, trees: &Trees, shared: &Shared) -> Result<Mounted, W
             kind: sandbox::MountKind::File { content: script.content.clone().into_bytes(), uid: 0, gid: 0, mode: 0o755 },
         });
     }
-    for (mount, trees) in op.mounts.iter().zip(trees) {
-        one(mount, trees.as_deref(), shared, &mut mounted)?;
+    for ((mount, trees), cache_name) in op.mounts.iter().zip(trees).zip(cache_names) {
+        one(mount, trees.as_deref(), *cache_name, shared, &mut mounted)?;
     }
     Ok(mounted)
 }
@@ -84,10 +95,16 @@ pub fn arrange(mounts: &mut Vec<sandbox::Mount>, view: &View) -> Result<(), Work
     Ok(())
 }
 
-fn one(mount: &Mount, trees: Option<&[PathBuf]>, shared: &Shared, mounted: &mut Mounted) -> Result<(), WorkError> {
+fn one(
+    mount: &Mount,
+    trees: Option<&[PathBuf]>,
+    cache_name: Option<Digest>,
+    shared: &Shared,
+    mounted: &mut Mounted,
+) -> Result<(), WorkError> {
     let kind = match &mount.kind {
         MountKind::Bind { source, writable, .. } => bind(mount, source, *writable, trees.unwrap_or_default(), shared, mounted)?,
-        MountKind::Cache { .. } => cache(mount, trees, shared, mounted)?,
+        MountKind::Cache { .. } => cache(mount, cache_name, trees, shared, mounted)?,
         MountKind::Tmpfs { size_bytes } => sandbox::MountKind::Tmpfs { size_bytes: *size_bytes, mode: 0o1777 },
         MountKind::Secret { id, required, env, file, uid, gid, mode } => {
             let Some(value) = secret(id, shared)? else {
@@ -154,12 +171,12 @@ fn bind(
 
 fn cache(
     mount: &Mount,
+    name: Option<Digest>,
     seed_trees: Option<&[PathBuf]>,
     shared: &Shared,
     mounted: &mut Mounted,
 ) -> Result<sandbox::MountKind, WorkError> {
-    let (MountKind::Cache { sharing, seed, uid, gid, mode, writable, .. }, Some(name)) = (&mount.kind, cache_name(&mount.kind))
-    else {
+    let (MountKind::Cache { sharing, seed, uid, gid, mode, writable, .. }, Some(name)) = (&mount.kind, name) else {
         unreachable!("only cache mounts come here")
     };
     let mut directory = shared.store.cache_mount(&name)?;

@@ -373,24 +373,40 @@ fn links_of_the_parent_are_followed_inside_the_destination() {
     assert_eq!(layer, ["/usr", "/usr/lib", "/usr/lib/a.tar"]);
 }
 
-#[test]
-fn an_entry_below_a_link_that_leads_nowhere_is_an_error() {
+/// A context with `s.tar`: a link `lnk` to `target`, and behind it the file `name`.
+fn link_and_file(target: &str, name: &str) -> Bench {
     let bench = bench("", "dir etc");
     let mut tar = tar::Builder::new(std::fs::File::create(bench.source.path().join("s.tar")).unwrap());
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(tar::EntryType::Symlink);
     header.set_size(0);
-    tar.append_link(&mut header, "lnk", "/etc").unwrap();
+    tar.append_link(&mut header, "lnk", target).unwrap();
     let mut header = tar::Header::new_ustar();
     header.set_size(1);
-    tar.append_data(&mut header, "lnk/file", &b"x"[..]).unwrap();
+    tar.append_data(&mut header, name, &b"x"[..]).unwrap();
     tar.into_inner().unwrap();
-    let made = tempfile::tempdir().unwrap();
-    let result = bench.with(|inputs, parent| {
-        let prepared = prepare(&add("/s.tar", "/in/"), inputs, parent).unwrap();
-        run(&prepared, inputs, parent, made.path(), CREATED)
-    });
-    assert!(matches!(result, Err(CopyError::Archive { .. })), "{result:?}");
+    bench
+}
+
+#[test]
+fn an_entry_below_a_link_that_leads_nowhere_is_an_error() {
+    for name in ["lnk/file", "lnk/deeper/file"] {
+        let made = tempfile::tempdir().unwrap();
+        let result = link_and_file("/etc", name).with(|inputs, parent| {
+            let prepared = prepare(&add("/s.tar", "/in/"), inputs, parent).unwrap();
+            run(&prepared, inputs, parent, made.path(), CREATED)
+        });
+        assert!(matches!(result, Err(CopyError::Archive { .. })), "{name}: {result:?}");
+    }
+}
+
+#[test]
+fn directories_are_made_behind_a_link_that_leads_somewhere() {
+    for target in ["..", "/", "../../.."] {
+        let layer = link_and_file(target, "lnk/etc/file").layer(&add("/s.tar", "/in/"));
+        let names: Vec<&str> = layer.iter().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(names, ["/in", "/in/etc", "/in/etc/file", "/in/lnk"], "{target}");
+    }
 }
 
 #[test]
