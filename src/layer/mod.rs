@@ -93,6 +93,19 @@ pub enum LayerError {
 }
 
 impl LayerError {
+    /// Whether it may be the blob's bytes that are wrong, rather than the disk or our rights.
+    pub fn is_about_content(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match self {
+            LayerError::Damaged { .. } | LayerError::WrongContent { .. } | LayerError::LinkTarget { .. } => true,
+            LayerError::Tree { source, .. } => {
+                !matches!(source.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+            }
+            LayerError::Snapshot(SnapshotError::LinkLoop { .. }) => true,
+            _ => false,
+        }
+    }
+
     /// Wraps an I/O error on a path of a tree.
     fn tree(action: &'static str, path: &TreePath, source: io::Error) -> LayerError {
         LayerError::Tree { action, path: path.clone(), source }

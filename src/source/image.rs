@@ -370,6 +370,11 @@ async fn ensure_layer(
             let unpacked = layer::unpack(&store, &mut tee, compression, Some(diff_id), None).map_err(SourceError::from);
             let stored = match unpacked {
                 Err(error) if needs_below(&error) => None,
+                Err(SourceError::Layer(error)) if error.is_about_content() => {
+                    // if the registry sent something else, that is what is wrong; it takes all bytes to know
+                    let _failure_is_known_to_the_reader = io::copy(tee.from, &mut io::sink());
+                    return Err(error.into());
+                }
                 other => Some(other?),
             };
             io::copy(&mut tee, &mut io::sink()).map_err(|source| io_error(&store, &digest, source))?;

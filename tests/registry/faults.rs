@@ -171,13 +171,7 @@ fn fresh_store() -> (tempfile::TempDir, Store) {
 
 #[tokio::test]
 async fn hundreds_of_transfers_over_bad_lines_are_right_or_say_why() {
-    let registry = match Registry::start() {
-        Some(registry) => registry,
-        None => {
-            println!("SKIP hundreds_of_transfers_over_bad_lines_are_right_or_say_why: docker-registry, skopeo not installed");
-            return;
-        }
-    };
+    let Some(registry) = Registry::start() else { return };
     let spoiler = Spoiler::start(&registry.host);
     let (mut pushed, mut pulled, mut failures) = (0, 0, Vec::new());
     for number in 0..ROUNDS {
@@ -216,7 +210,7 @@ async fn hundreds_of_transfers_over_bad_lines_are_right_or_say_why() {
     assert!(spoiled > ROUNDS / 2, "the line is too good: {spoiled} bad connections");
     assert!(pushed > ROUNDS / 3 && pulled > ROUNDS / 3, "{pushed} pushes, {pulled} pulls of {ROUNDS}: {failures:#?}");
     for failure in failures {
-        let names = [spoiler.host.as_str(), "sha256:", "the layer is damaged"];
+        let names = [spoiler.host.as_str(), "sha256:"];
         assert!(names.iter().any(|name| failure.contains(name)), "it names neither host nor object: {failure}");
     }
 }

@@ -8,6 +8,13 @@ use std::process::{Child, Command, Stdio};
 use croze::digest::Digest;
 use tempfile::TempDir;
 
+use crate::common;
+
+/// Whether `programs` are there; says `SKIP` where not, in the name of this thread, which is the test's.
+pub fn can_run(programs: &[&str]) -> bool {
+    common::skip_unless(std::thread::current().name().unwrap_or("registry"), programs)
+}
+
 /// A running `docker-registry`; ends with the value.
 pub struct Registry {
     /// `127.0.0.1:PORT`.
@@ -17,8 +24,11 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// `None` when the programs are not installed.
+    /// `None` when the programs are not installed, which is said in the name of the test that asks.
     pub fn start() -> Option<Registry> {
+        if !can_run(&["docker-registry", "skopeo"]) {
+            return None;
+        }
         let directory = tempfile::tempdir().expect("a temporary directory");
         let config = directory.path().join("config.yml");
         let text = format!(
@@ -26,7 +36,6 @@ impl Registry {
             directory.path().display()
         );
         fs::write(&config, text).expect("the directory is writable");
-        Command::new("skopeo").arg("--version").stdout(Stdio::null()).status().ok()?;
         let mut child = Command::new("docker-registry")
             .arg("serve")
             .arg(&config)
@@ -34,7 +43,7 @@ impl Registry {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .ok()?;
+            .expect("docker-registry starts");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
         let host = lines
             .by_ref()

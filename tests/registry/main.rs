@@ -1,6 +1,8 @@
 //! The registry client against a real registry (`docker-registry`), with a fault proxy of ours in front where a test needs
 //! faults. Images are made here and pushed by `skopeo`.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod faults;
 mod files;
 mod fixture;
@@ -47,22 +49,9 @@ async fn fetch(client: &Client, image_ref: &ImageRef, image: &SampleImage) -> Re
         .await
 }
 
-/// Starts everything, or says why the test is skipped.
-macro_rules! registry_or_skip {
-    () => {
-        match Registry::start() {
-            Some(registry) => registry,
-            None => {
-                eprintln!("skipped: `docker-registry` and `skopeo` are needed");
-                return;
-            }
-        }
-    };
-}
-
 #[tokio::test]
 async fn an_index_a_manifest_a_config_and_a_layer_come_out_as_they_went_in() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:1");
     let (client, image_ref) = (anonymous(), image_ref(&registry.host, "test/image:1"));
@@ -81,7 +70,7 @@ async fn an_index_a_manifest_a_config_and_a_layer_come_out_as_they_went_in() {
 
 #[tokio::test]
 async fn what_is_missing_is_told_apart() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:bookworm");
     let client = anonymous();
@@ -101,7 +90,7 @@ async fn what_is_missing_is_told_apart() {
 
 #[tokio::test]
 async fn a_broken_download_goes_on_where_it_broke() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:1");
     let proxy = Proxy::start(&registry.host, "/blobs/", vec![Fault::CutBodyAfter(100_000), Fault::CutBodyAfter(50_000)]);
@@ -116,7 +105,7 @@ async fn a_broken_download_goes_on_where_it_broke() {
 
 #[tokio::test]
 async fn a_server_that_is_busy_is_asked_again() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:1");
     let faults = vec![Fault::Status("429 Too Many Requests"), Fault::Status("503 Service Unavailable"), Fault::CutHead];
@@ -128,7 +117,7 @@ async fn a_server_that_is_busy_is_asked_again() {
 
 #[tokio::test]
 async fn a_server_that_stays_broken_is_named_with_its_status() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let proxy = Proxy::start(&registry.host, "/manifests/", vec![Fault::Status("503 Service Unavailable"); 9]);
     let error = anonymous().manifest(&image_ref(&proxy.host, "test/image:1")).await.expect_err("it stays broken");
     assert!(matches!(error, RegistryError::Status { status: 503, .. }), "{error}");
@@ -137,7 +126,7 @@ async fn a_server_that_stays_broken_is_named_with_its_status() {
 
 #[tokio::test]
 async fn wrong_bytes_are_refused() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:1");
     let proxy = Proxy::start(&registry.host, "/blobs/", vec![Fault::FlipBodyByte(1000)]);
@@ -147,7 +136,7 @@ async fn wrong_bytes_are_refused() {
 
 #[tokio::test]
 async fn a_consumer_that_gives_up_ends_the_download_with_its_own_error() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:1");
     let image_ref = image_ref(&registry.host, "test/image:1");
@@ -180,7 +169,7 @@ impl Credentials for Me {
 
 #[tokio::test]
 async fn a_token_is_fetched_once_and_shown() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:1");
     let proxy = Proxy::start(&registry.host, "/v2/", vec![Fault::NeedToken; 99]);
@@ -193,7 +182,7 @@ async fn a_token_is_fetched_once_and_shown() {
 
 #[tokio::test]
 async fn a_password_is_shown_when_asked_for() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:1");
     let proxy = Proxy::start(&registry.host, "/v2/", vec![Fault::NeedBasic; 99]);
@@ -205,7 +194,7 @@ async fn a_password_is_shown_when_asked_for() {
 
 #[tokio::test]
 async fn a_redirect_to_another_host_shows_it_no_password() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:1");
     let elsewhere = Proxy::start(&registry.host, "/", Vec::new());
@@ -219,7 +208,7 @@ async fn a_redirect_to_another_host_shows_it_no_password() {
 
 #[tokio::test]
 async fn a_mirror_is_asked_first_and_the_host_itself_after_it() {
-    let registry = registry_or_skip!();
+    let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:1");
     let mirror = Proxy::start(&registry.host, "/v2/", vec![Fault::Status("404 Not Found")]);

@@ -125,19 +125,28 @@ async fn damaged_documents_and_layers_are_fetched_again() {
 }
 
 #[tokio::test]
-async fn a_layer_that_arrives_damaged_leaves_nothing() {
+async fn a_layer_that_arrives_damaged_is_named_and_leaves_nothing() {
     let Some(registry) = Registry::start() else { return };
     let image = SampleImage::new();
     registry.push(&image, "test/image:1");
-    let proxy = Proxy::start(&registry.host, &format!("/blobs/{}", image.layer_digest()), vec![Fault::FlipBodyByte(5000)]);
+    // where it is no gzip any more, where it does not decompress to the same, and in the sum at its end
+    let faults = [0, 5000, image.layer.len() - 5].map(Fault::FlipBodyByte).to_vec();
+    let proxy = Proxy::start(&registry.host, &format!("/blobs/{}", image.layer_digest()), faults.clone());
     let space = Space::new();
     let image_ref = image_ref(&proxy.host, "test/image:1");
     let resolved = space.resolve(&proxy.host, "amd64", PullPolicy::Missing).await.expect("the documents are right");
-    let error = ensure_layers(&space.store, &anonymous(), &resolved, Some(&image_ref)).await.expect_err("one bit is wrong");
-    drop(error);
-    assert!(space.store.layer(&resolved.layers[0].diff_id).expect("readable").is_none());
-    assert_eq!(space.store.blob_size(&image.layer_digest()).expect("readable"), None);
-    ensure_layers(&space.store, &anonymous(), &resolved, Some(&image_ref)).await.expect("the second download is right");
+    for fault in faults {
+        let error = ensure_layers(&space.store, &anonymous(), &resolved, Some(&image_ref)).await.expect_err("one bit is wrong");
+        let error = error.to_string();
+        let (host, digest) = (&proxy.host, image.layer_digest());
+        assert!(
+            error.starts_with(&format!("{host} sent sha256:")) && error.ends_with(&format!(" for {digest}")),
+            "{fault:?}: {error}"
+        );
+        assert!(space.store.layer(&resolved.layers[0].diff_id).expect("readable").is_none());
+        assert_eq!(space.store.blob_size(&image.layer_digest()).expect("readable"), None);
+    }
+    ensure_layers(&space.store, &anonymous(), &resolved, Some(&image_ref)).await.expect("the last download is right");
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use croze::registry::{Anonymous, Client, RegistryConfig, RegistryError, Request};
 use tempfile::TempDir;
 
+use crate::fixture::can_run;
+
 struct TlsServer {
     /// `localhost:PORT`.
     host: String,
@@ -20,6 +22,9 @@ struct TlsServer {
 impl TlsServer {
     /// `None` when `openssl` is not installed.
     fn start() -> Option<TlsServer> {
+        if !can_run(&["openssl"]) {
+            return None;
+        }
         let directory = tempfile::tempdir().expect("a temporary directory");
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
@@ -35,7 +40,7 @@ impl TlsServer {
             .current_dir(directory.path())
             .stderr(Stdio::null())
             .status()
-            .ok()?;
+            .expect("openssl starts");
         assert!(made.success(), "openssl makes a certificate");
         fs::write(directory.path().join("hello"), "HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nhi\n").expect("writable");
         let mut child = Command::new("openssl")
@@ -45,7 +50,7 @@ impl TlsServer {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .ok()?;
+            .expect("openssl starts");
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         let accept = lines.map_while(Result::ok).find(|line| line.starts_with("ACCEPT ")).expect("it says where it listens");
         let port = accept.rsplit_once(':').expect("an address").1.to_owned();
@@ -71,10 +76,7 @@ impl Drop for TlsServer {
 
 #[tokio::test]
 async fn a_host_is_trusted_by_its_own_ca_and_not_without_it() {
-    let Some(server) = TlsServer::start() else {
-        eprintln!("skipped: `openssl` is needed");
-        return;
-    };
+    let Some(server) = TlsServer::start() else { return };
     assert_eq!(server.get(Some(server.ca.clone())).await.expect("trusted"), b"hi\n");
     let error = server.get(None).await.expect_err("nobody vouches for it");
     assert!(matches!(&error, RegistryError::Tls { reason, .. } if reason.contains("not trusted")), "{error}");
