@@ -15,6 +15,7 @@ use super::preflight::Preflight;
 use super::report;
 use super::reporter::Reporter;
 use super::sbom;
+use super::settings::{self, Settings};
 use super::{
     BuildError, BuildRequest, BuildResult, ContextSource, DockerfileSource, Entitlement, ErrorKind, NamedContextSource, NoCache,
 };
@@ -25,6 +26,7 @@ use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
 use crate::export::{Claim, Form};
 use crate::graph::{Graph, StepIndex};
+use crate::layer::LayerLimits;
 use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Options, Outline, Wanted, Wish};
 use crate::reference::{ImageRef, Platform};
 use crate::registry::Client;
@@ -90,6 +92,7 @@ fn interrupted() -> BuildError {
 pub(super) struct Build {
     store: Store,
     client: Arc<Client>,
+    limits: LayerLimits,
     pub(super) reporter: Reporter,
     request: BuildRequest,
     images: Images,
@@ -165,7 +168,8 @@ impl Build {
             _ => Lock::default(),
         };
         let project = project(&request);
-        let client = Arc::new(super::registry::client(&request.client_env)?);
+        let Settings { registry, limits } = settings::read(&request.client_env)?;
+        let client = Arc::new(super::registry::client(registry, &request.client_env));
         let reporter = Reporter::new(events);
         let checkouts = unless_canceled(&cancel, super::remote::fetch(&store, &client, &mut request)).await?;
         let (request, inputs) = {
@@ -179,7 +183,7 @@ impl Build {
             let ignore = reporter.announce(format!("[internal] load {name}"));
             reporter.done(ignore, None);
         }
-        Ok((Build { store, client, reporter, request, images: Images::new(), lock, lock_path, cancel, project }, inputs))
+        Ok((Build { store, client, limits, reporter, request, images: Images::new(), lock, lock_path, cancel, project }, inputs))
     }
 
     /// Parses and lowers; resolves images on the way.
@@ -352,6 +356,7 @@ impl Build {
             images: std::mem::take(&mut self.images),
             contexts: inputs.contexts,
             client: self.client.clone(),
+            limits: self.limits,
             events: self.reporter.events.clone(),
             numbers: numbers.clone(),
             secrets: std::mem::take(&mut self.request.secrets),

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::{BuildError, ErrorKind, disk, report};
 use crate::diagnostic::Diagnostic;
 use crate::image::{self, AssembledLayer, Descriptor, DraftHistory, ImageConfig, ImageDraft, media_type};
-use crate::layer::{self, Compression, LayerError, archive::Packing};
+use crate::layer::{self, Compression, LayerError, LayerLimits, archive::Packing};
 use crate::reference::{ImageRef, Platform};
 use crate::store::{LayerRecord, NameOrigin, NameRecord, Store, StoreError};
 
@@ -68,7 +68,7 @@ fn import_layer(store: &Store, rootfs: &mut (dyn Read + Send)) -> Result<LayerRe
     let temp = store.temp_dir()?;
     let tree = temp.path.join("tree");
     std::fs::create_dir(&tree).map_err(|source| StoreError::Io { action: "create", path: tree.clone(), source })?;
-    layer::unpack_into(&tree, &mut plain, Compression::None, None)?;
+    layer::unpack_into(&tree, &mut plain, Compression::None, None, LayerLimits::NONE)?;
     Ok(layer::commit(store, tree)?.record)
 }
 

@@ -4,21 +4,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::settings::Settings;
 use super::{BuildError, disk, images, report, settings};
 use crate::digest::Digest;
 use crate::export::{self, PushBy, Pushed};
 use crate::image::Descriptor;
 use crate::reference::{ImageRef, Platform};
-use crate::registry::{Client, Credential, Keyring, Secret};
+use crate::registry::{Client, Credential, Keyring, RegistryConfig, Secret};
 use crate::source::image::{self, AnsweredBy, PullPolicy};
 use crate::store::Store;
 use crate::task;
 
 pub use crate::registry::Kept;
 
-/// The client for the files and variables of `client_env`.
-pub(super) fn client(client_env: &[(String, String)]) -> Result<Client, BuildError> {
-    Ok(Client::new(settings::registry_config(client_env)?, Arc::new(keyring(client_env))))
+/// A client with the credentials that files and variables of `client_env` name.
+pub(super) fn client(config: RegistryConfig, client_env: &[(String, String)]) -> Client {
+    Client::new(config, Arc::new(keyring(client_env)))
 }
 
 /// Keeps user and password for `host` once the registry has accepted them.
@@ -27,7 +28,10 @@ pub(super) fn client(client_env: &[(String, String)]) -> Result<Client, BuildErr
 /// `Source` where it does not; `Environment` where they cannot be kept.
 pub async fn log_in(client_env: &[(String, String)], host: &str, user: String, password: String) -> Result<Kept, BuildError> {
     let credential = Credential { username: user, secret: Secret::Password(password), origin: "the command line".to_owned() };
-    client(client_env)?.log_in(host, &credential).await.map_err(|error| report::registry_error(&error))?;
+    client(settings::read(client_env)?.registry, client_env)
+        .log_in(host, &credential)
+        .await
+        .map_err(|error| report::registry_error(&error))?;
     keyring(client_env).log_in(host, &credential).map_err(|error| report::environment_error(&error))
 }
 
@@ -63,12 +67,13 @@ pub async fn pull(
     platform: &Platform,
     now: SystemTime,
 ) -> Result<Pulled, BuildError> {
-    let client = client(&client_env)?;
+    let Settings { registry, limits } = settings::read(&client_env)?;
+    let client = client(registry, &client_env);
     let now_secs = now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
     let failed = |error: crate::source::SourceError| disk::with_store(report::source_error(&error), store.root());
     let before = store.has_written();
     let found = image::resolve(store, &client, image_ref, platform, PullPolicy::Always, now_secs).await.map_err(failed)?;
-    image::ensure_layers(store, &client, &found, Some(image_ref)).await.map_err(failed)?;
+    image::ensure_layers(store, &client, &found, Some(image_ref), limits).await.map_err(failed)?;
     let is_new = store.has_written() && !before && !matches!(found.answered_by, AnsweredBy::Store { .. });
     Ok(Pulled { manifest: found.manifest.digest, config: found.config_digest, platform: found.config.platform(), is_new })
 }
@@ -78,7 +83,7 @@ pub async fn pull(
 /// # Errors
 /// `Usage` for a name that the store does not have; `Source` where a registry does not take an image.
 pub async fn push(store: &Store, client_env: Vec<(String, String)>, names: &[ImageRef]) -> Result<Vec<Pushed>, BuildError> {
-    let client = client(&client_env)?;
+    let client = client(settings::read(&client_env)?.registry, &client_env);
     let mut pushed = Vec::new();
     for name in names {
         let (store_too, wanted) = (store.clone(), name.clone());

@@ -6,6 +6,7 @@ use super::{BuildError, ErrorKind, disk};
 use crate::diagnostic::{Diagnostic, Severity, Source, Span, causes};
 use crate::export::ExportError;
 use crate::graph::{Op, Origin, Step};
+use crate::layer::LayerError;
 use crate::plan::Wanted;
 use crate::registry::{CredentialsUsed, RegistryError};
 use crate::sandbox::{SandboxError, Stage};
@@ -335,6 +336,10 @@ fn finish(kind: ErrorKind, mut diagnostic: Diagnostic, error: &(dyn Error + 'sta
             true
         }
         Some(SourceError::Store(_) | SourceError::Io { .. }) => true,
+        Some(SourceError::BaseLayer { source: LayerError::TooLarge { .. }, .. }) => {
+            diagnostic = diagnostic.help("if you trust it, raise `max_entries` or `max_bytes` in `[layer]` of config.toml");
+            false
+        }
         _ => false,
     };
     let kind = if on_this_machine { ErrorKind::Environment } else { kind };

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::{BuildError, ErrorKind};
 use crate::diagnostic::{Diagnostic, Source, Span, with_causes};
+use crate::layer::LayerLimits;
 use crate::registry::{HostConfig, Identity, Proxies, RegistryConfig};
 
 /// The machine's file and directory of hosts.
@@ -18,11 +19,20 @@ const SYSTEM: &str = "/etc/croze";
 /// Other tools' directories of hosts.
 const OTHERS: [&str; 3] = ["/etc/containerd/certs.d", "/etc/docker/certs.d", "/etc/containers/certs.d"];
 
-/// How registries and the web are reached, by the files and by the proxies of `client_env`.
+/// What the files say, and the proxies of `client_env`.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// How registries and the web are reached.
+    pub registry: RegistryConfig,
+    /// How much a layer of a base image may hold.
+    pub limits: LayerLimits,
+}
+
+/// Reads the files; `client_env` says where they are.
 ///
 /// # Errors
 /// `Usage`, at the place in the file.
-pub fn registry_config(client_env: &[(String, String)]) -> Result<RegistryConfig, BuildError> {
+pub fn read(client_env: &[(String, String)]) -> Result<Settings, BuildError> {
     let get = |name: &str| {
         let value = client_env.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
         value.filter(|value| !value.is_empty())
@@ -31,15 +41,16 @@ pub fn registry_config(client_env: &[(String, String)]) -> Result<RegistryConfig
     let own = get("XDG_CONFIG_HOME").map(PathBuf::from).or(home).map(|directory| directory.join("croze"));
     let places: Vec<PathBuf> = own.into_iter().chain([PathBuf::from(SYSTEM)]).collect();
     let none = get("no_proxy").map(|hosts| hosts.split(',').map(|host| host.trim().to_owned()).collect()).unwrap_or_default();
-    let mut config = RegistryConfig {
+    let registry = RegistryConfig {
         proxies: Proxies { http: get("http_proxy"), https: get("https_proxy"), none },
         directories: places.iter().map(|place| place.join("certs.d")).chain(OTHERS.map(PathBuf::from)).collect(),
         ..RegistryConfig::default()
     };
+    let mut settings = Settings { registry, limits: LayerLimits::default() };
     for place in places.iter().rev() {
         let path = place.join("config.toml");
         match std::fs::read_to_string(&path) {
-            Ok(text) => apply(&mut config, &path, text)?,
+            Ok(text) => apply(&mut settings, &path, text)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 let message = format!("cannot read `{}`", path.display());
@@ -47,7 +58,7 @@ pub fn registry_config(client_env: &[(String, String)]) -> Result<RegistryConfig
             }
         }
     }
-    Ok(config)
+    Ok(settings)
 }
 
 #[derive(Deserialize, Default)]
@@ -55,6 +66,7 @@ pub fn registry_config(client_env: &[(String, String)]) -> Result<RegistryConfig
 struct File {
     registry: BTreeMap<String, Host>,
     network: Network,
+    layer: Layer,
 }
 
 #[derive(Deserialize, Default)]
@@ -81,6 +93,13 @@ struct Network {
     timeout_secs: Option<std::num::NonZeroU32>,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Layer {
+    max_entries: Option<u64>,
+    max_bytes: Option<u64>,
+}
+
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a file, or a list of files")]
 enum OneOrMore {
@@ -94,7 +113,7 @@ impl Default for OneOrMore {
     }
 }
 
-fn apply(config: &mut RegistryConfig, path: &Path, text: String) -> Result<(), BuildError> {
+fn apply(settings: &mut Settings, path: &Path, text: String) -> Result<(), BuildError> {
     let file: File = match toml::from_str(&text) {
         Ok(file) => file,
         Err(error) => {
@@ -103,6 +122,7 @@ fn apply(config: &mut RegistryConfig, path: &Path, text: String) -> Result<(), B
             return Err(usage(Diagnostic::error("bad-config", error.message(), &source, Span::new(span.start, span.end))));
         }
     };
+    let Settings { registry: config, limits } = settings;
     let directory = path.parent().unwrap_or(Path::new("/"));
     for (host, Host { mirrors, http, insecure, ca, keypair }) in file.registry {
         let ca = match ca {
@@ -126,6 +146,8 @@ fn apply(config: &mut RegistryConfig, path: &Path, text: String) -> Result<(), B
     if let Some(seconds) = file.network.timeout_secs {
         config.retry.stall = Duration::from_secs(u64::from(seconds.get()));
     }
+    limits.entries = file.layer.max_entries.unwrap_or(limits.entries);
+    limits.bytes = file.layer.max_bytes.unwrap_or(limits.bytes);
     Ok(())
 }
 
@@ -137,12 +159,12 @@ fn usage(diagnostic: Diagnostic) -> BuildError {
 mod tests {
     use super::*;
 
-    fn config(text: &str) -> Result<RegistryConfig, BuildError> {
+    fn config(text: &str) -> Result<Settings, BuildError> {
         let space = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(space.path().join("croze")).expect("writable");
         std::fs::write(space.path().join("croze/config.toml"), text).expect("writable");
         let directory = space.path().to_str().expect("text").to_owned();
-        registry_config(&[("XDG_CONFIG_HOME".to_owned(), directory), ("https_proxy".to_owned(), "http://p".to_owned())])
+        read(&[("XDG_CONFIG_HOME".to_owned(), directory), ("https_proxy".to_owned(), "http://p".to_owned())])
     }
 
     #[test]
@@ -161,9 +183,12 @@ mod tests {
             [network]
             attempts = 2
             timeout_secs = 7
+            [layer]
+            max_entries = 9
             "#,
-        )
-        .expect("well formed");
+        );
+        let Settings { registry: config, limits } = config.expect("well formed");
+        assert_eq!(limits, LayerLimits { entries: 9, ..LayerLimits::default() });
         assert_eq!(config.hosts["docker.io"].mirrors, ["mirror.example", "127.0.0.1:5000"]);
         let host = &config.hosts["r.example:5000"];
         assert!(host.ca[0].ends_with("croze/ca.pem") && host.ca[1] == Path::new("/etc/other.pem"));

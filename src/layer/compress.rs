@@ -246,7 +246,7 @@ mod tests {
 
     use super::*;
     use crate::digest::Digest;
-    use crate::layer::{commit, unpack};
+    use crate::layer::{LayerLimits, commit, unpack};
 
     /// A store with one committed layer of `files` small files and a large one.
     fn store(files: u32) -> (tempfile::TempDir, Store, DiffId) {
@@ -272,7 +272,7 @@ mod tests {
             assert_eq!(variant.diff_id, diff_id);
             assert_eq!(compression == Compression::None, variant.digest == diff_id.0);
             let mut blob = fs::File::open(store.blob_path(&variant.digest)).unwrap();
-            let layer = unpack(&store, &mut blob, compression, Some(diff_id), None).unwrap();
+            let layer = unpack(&store, &mut blob, compression, Some(diff_id), None, LayerLimits::NONE).unwrap();
             assert_eq!(layer.record.diff_id, diff_id);
         }
     }
@@ -302,7 +302,7 @@ mod tests {
         let clamped = compressed(&store, &diff_id, Compression::Gzip, Some(5)).unwrap();
         assert_ne!(clamped.diff_id, diff_id);
         let mut blob = fs::File::open(store.blob_path(&clamped.digest)).unwrap();
-        unpack(&store, &mut blob, Compression::Gzip, Some(clamped.diff_id), None).unwrap();
+        unpack(&store, &mut blob, Compression::Gzip, Some(clamped.diff_id), None, LayerLimits::NONE).unwrap();
     }
 
     #[test]
@@ -321,7 +321,7 @@ mod tests {
         let (_space, store, _) = store(1);
         let tar = [0; 1024];
         let expected = DiffId(Digest::of(b"another"));
-        let result = unpack(&store, &mut tar.as_slice(), Compression::None, Some(expected), None);
+        let result = unpack(&store, &mut tar.as_slice(), Compression::None, Some(expected), None, LayerLimits::NONE);
         assert!(matches!(result, Err(LayerError::WrongContent { .. })));
         assert!(store.layer(&DiffId(Digest::of(&tar))).unwrap().is_none());
         assert!(store.layer(&expected).unwrap().is_none());

@@ -7,6 +7,7 @@
 //! Spec: OCI image-spec v1.1, "Image Layer Filesystem Changeset".
 //! Elsewhere: what belongs into the tree (`snapshot`), naming the image (`image`).
 
+use std::fmt;
 use std::io;
 
 use crate::digest::DiffId;
@@ -30,7 +31,7 @@ pub use ahead::{Form, commit_ahead};
 pub use commit::{commit, sound};
 pub use compress::{Compression, Encoding, compressed};
 pub use tar::{TarSummary, write_tar};
-pub use unpack::{Unpacked, unpack, unpack_into};
+pub use unpack::{LayerLimits, Unpacked, unpack, unpack_into};
 
 /// Why a layer could not be written, read or unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +79,14 @@ pub enum LayerError {
         /// Where it leads.
         target: TreePath,
     },
+    /// It holds more than one layer may.
+    #[error("it has more than {limit} {what}")]
+    TooLarge {
+        /// Of what.
+        what: Excess,
+        /// How much was allowed.
+        limit: u64,
+    },
     /// The store does not have the layer.
     #[error("layer {diff_id} is not in the store")]
     Missing {
@@ -90,6 +99,24 @@ pub enum LayerError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Of what a layer has too much.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Excess {
+    /// Files, directories, links and whiteouts.
+    Entries,
+    /// Bytes of files.
+    Bytes,
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Excess::Entries => "entries",
+            Excess::Bytes => "bytes when it is unpacked",
+        })
+    }
 }
 
 impl LayerError {

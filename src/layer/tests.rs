@@ -125,7 +125,7 @@ fn large_files_pass_in_pieces() {
     }
     let tar = tar_of(&tree, None);
     let other = tempfile::tempdir().unwrap();
-    unpack_into(other.path(), &mut tar.as_slice(), Compression::None, None).unwrap();
+    unpack_into(other.path(), &mut tar.as_slice(), Compression::None, None, LayerLimits::NONE).unwrap();
     assert_eq!(fs::read(other.path().join("d/large")).unwrap(), data);
     assert_eq!(tar_of(other.path(), None), tar);
 }
@@ -181,7 +181,7 @@ fn crafted(entries: &[(&str, char, &str)]) -> Vec<u8> {
 fn check_unpacked(crafted_entries: &[(&str, char, &str)], expected: &[&str]) {
     let temp = tempfile::tempdir().unwrap();
     let tar = crafted(crafted_entries);
-    match unpack_into(temp.path(), &mut tar.as_slice(), Compression::None, None) {
+    match unpack_into(temp.path(), &mut tar.as_slice(), Compression::None, None, LayerLimits::NONE) {
         Ok(unpacked) => assert_eq!(unpacked.diff_id.0, Digest::of(&tar)),
         Err(LayerError::Tree { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
             eprintln!("skipped: needs root");
@@ -190,6 +190,28 @@ fn check_unpacked(crafted_entries: &[(&str, char, &str)], expected: &[&str]) {
         Err(err) => panic!("{err}: {:?}", std::error::Error::source(&err)),
     }
     assert_eq!(entries(&tar_of(temp.path(), None)), expected);
+}
+
+#[test]
+fn a_layer_may_not_hold_more_than_its_limits() {
+    let too_large = |entries: &[(&str, char, &str)], limits: LayerLimits| {
+        let temp = tempfile::tempdir().unwrap();
+        let result = unpack_into(temp.path(), &mut crafted(entries).as_slice(), Compression::None, None, limits);
+        match result {
+            Err(LayerError::TooLarge { what, limit }) => Some((what, limit)),
+            _ => None,
+        }
+    };
+    let tar = [("a", '0', "12"), ("b", '0', "34")];
+    assert_eq!(too_large(&tar, LayerLimits { entries: 2, bytes: 4 }), None);
+    assert_eq!(too_large(&tar, LayerLimits { entries: 1, bytes: 4 }), Some((Excess::Entries, 1)));
+    assert_eq!(too_large(&tar, LayerLimits { entries: 2, bytes: 3 }), Some((Excess::Bytes, 3)));
+    // what stands behind the end is no entry, but has to be read
+    let mut zeros = crafted(&tar);
+    zeros.resize(2 << 20, 0);
+    let (temp, limits) = (tempfile::tempdir().unwrap(), LayerLimits { entries: 2, bytes: 4096 });
+    let result = unpack_into(temp.path(), &mut zeros.as_slice(), Compression::None, None, limits);
+    assert!(matches!(result, Err(LayerError::TooLarge { .. })));
 }
 
 #[test]
@@ -245,11 +267,11 @@ fn hard_links_reach_into_lower_layers_as_copies() {
     let view = View::new(vec![below]).unwrap();
     let tar = crafted(&[("d/copy", '1', "l/f")]);
     let temp = tempfile::tempdir().unwrap();
-    unpack_into(temp.path(), &mut tar.as_slice(), Compression::None, Some(&view)).unwrap();
+    unpack_into(temp.path(), &mut tar.as_slice(), Compression::None, Some(&view), LayerLimits::NONE).unwrap();
     assert_eq!(entries(&tar_of(temp.path(), None)), ["/d Directory 711", "/d/copy File 4755 1"]);
 
     let temp = tempfile::tempdir().unwrap();
-    let missing = unpack_into(temp.path(), &mut tar.as_slice(), Compression::None, None);
+    let missing = unpack_into(temp.path(), &mut tar.as_slice(), Compression::None, None, LayerLimits::NONE);
     assert!(matches!(missing, Err(LayerError::LinkTarget { .. })), "{missing:?}");
 }
 
@@ -257,7 +279,7 @@ fn hard_links_reach_into_lower_layers_as_copies() {
 fn times_of_directories_survive_their_files() {
     let temp = tempfile::tempdir().unwrap();
     let tar = crafted(&[("d", '5', ""), ("d/x", '0', "1")]);
-    unpack_into(temp.path(), &mut tar.as_slice(), Compression::None, None).unwrap();
+    unpack_into(temp.path(), &mut tar.as_slice(), Compression::None, None, LayerLimits::NONE).unwrap();
     let view = View::new(vec![temp.path().to_owned()]).unwrap();
     for path in ["d", "d/x"] {
         assert_eq!(view.lookup(&TreePath::clean(path.as_bytes())).unwrap().unwrap().mtime.seconds, 7, "{path}");
@@ -282,7 +304,7 @@ fn damage_is_told() {
     for (blob, compression) in cases {
         let temp = tempfile::tempdir().unwrap();
         let mut blob = blob;
-        let result = unpack_into(temp.path(), &mut blob, compression, None);
+        let result = unpack_into(temp.path(), &mut blob, compression, None, LayerLimits::NONE);
         assert!(matches!(result, Err(LayerError::Damaged { .. })), "{compression:?}: {result:?}");
     }
 }
@@ -308,7 +330,7 @@ fn overlay_marks_from_outside_are_dropped() {
     tar.extend_from_slice(header::padding(records.len() as u64));
     tar.extend(crafted(&[("d", '5', "")]));
     let temp = tempfile::tempdir().unwrap();
-    unpack_into(temp.path(), &mut tar.as_slice(), Compression::None, None).unwrap();
+    unpack_into(temp.path(), &mut tar.as_slice(), Compression::None, None, LayerLimits::NONE).unwrap();
     let view = View::new(vec![temp.path().to_owned()]).unwrap();
     assert_eq!(view.xattrs(&TreePath::clean(b"d")).unwrap(), [(b"user.kept".to_vec(), b"y".to_vec())]);
     assert!(!crate::snapshot::Dir::open(&temp.path().join("d")).unwrap().is_opaque().unwrap());
@@ -339,7 +361,7 @@ proptest! {
         }
         let tar = tar_of(temp.path(), None);
         let other = tempfile::tempdir().unwrap();
-        unpack_into(other.path(), &mut tar.as_slice(), Compression::None, None).unwrap();
+        unpack_into(other.path(), &mut tar.as_slice(), Compression::None, None, LayerLimits::NONE).unwrap();
         prop_assert_eq!(tar_of(other.path(), None), tar);
         let summary = |tree: &Path| write_tar(tree, None, &mut io::sink()).unwrap();
         prop_assert_eq!(summary(other.path()), summary(temp.path()));

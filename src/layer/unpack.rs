@@ -9,15 +9,36 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use super::LayerError;
 use super::archive::{Entry, EntryKind, Form, Reader};
 use super::compress::Compression;
 use super::walk::{OPAQUE_NAME, WHITEOUT_PREFIX};
+use super::{Excess, LayerError};
 use crate::digest::{ContentDigest, DiffId, HashingReader};
 use crate::snapshot::dir::{self, WHITEOUT};
 use crate::snapshot::xattr::{CAPABILITY, Names};
 use crate::snapshot::{Dir, DirTree, FileKind, FileTree, Last, Meta, Time, TreePath, View, resolve};
 use crate::store::{LayerRecord, Store, StoredLayer};
+
+/// How much one layer may hold: an archive bomb is a small blob that fills the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LayerLimits {
+    /// Files, directories, links and whiteouts.
+    pub entries: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
+impl LayerLimits {
+    /// For archives of the user's own.
+    pub const NONE: LayerLimits = LayerLimits { entries: u64::MAX, bytes: u64::MAX };
+}
+
+impl Default for LayerLimits {
+    /// An order of magnitude above the largest layers in use: those of machine learning have tens of GB.
+    fn default() -> LayerLimits {
+        LayerLimits { entries: 10_000_000, bytes: 256 << 30 }
+    }
+}
 
 /// Unpacks `blob` into the store.
 ///
@@ -29,18 +50,19 @@ use crate::store::{LayerRecord, Store, StoredLayer};
 ///
 /// # Errors
 /// `Damaged` for what ends too early or is no tar, `WrongContent` for another tar than expected, `LinkTarget` for a hard
-/// link to nothing (with `lower` it may exist), `Tree` if a file cannot be created.
+/// link to nothing (with `lower` it may exist), `TooLarge` for what exceeds `limits`, `Tree` if a file cannot be created.
 pub fn unpack(
     store: &Store,
     blob: &mut dyn Read,
     compression: Compression,
     expected: Option<DiffId>,
     lower: Option<&View>,
+    limits: LayerLimits,
 ) -> Result<StoredLayer, LayerError> {
     let temp = store.temp_dir()?;
     let tree: PathBuf = temp.path.join("tree");
     std::fs::create_dir(&tree).map_err(|err| LayerError::tree("create", &TreePath::root(), err))?;
-    let unpacked = unpack_into(&tree, blob, compression, lower)?;
+    let unpacked = unpack_into(&tree, blob, compression, lower, limits)?;
     if let Some(expected) = expected
         && expected != unpacked.diff_id
     {
@@ -66,11 +88,12 @@ pub fn unpack_into(
     blob: &mut dyn Read,
     compression: Compression,
     lower: Option<&View>,
+    limits: LayerLimits,
 ) -> Result<Unpacked, LayerError> {
     let root = Dir::open(tree).map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
     thread::scope(|scope| {
         let (chunks, received) = sync_channel(CHUNKS_AHEAD);
-        let files = scope.spawn(move || create_all(root, ChunkReader::new(received), lower));
+        let files = scope.spawn(move || create_all(root, ChunkReader::new(received), lower, limits));
         decompress(blob, compression, &chunks);
         drop(chunks);
         files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -128,16 +151,23 @@ impl Read for ChunkReader {
     }
 }
 
-fn create_all(root: Dir, plain: ChunkReader, lower: Option<&View>) -> Result<Unpacked, LayerError> {
+/// Zeros behind an archive that cost nobody anything: writers fill up a block of their own size.
+const PADDING_BYTES: u64 = 1 << 20;
+
+fn create_all(root: Dir, plain: ChunkReader, lower: Option<&View>, limits: LayerLimits) -> Result<Unpacked, LayerError> {
     let mut reader = Reader::new(HashingReader::new(plain));
-    let mut tree = Unpacker::new(root, lower)?;
+    let mut tree = Unpacker::new(root, lower, limits)?;
     while let Some(entry) = reader.next_entry()? {
         tree.add(&entry, &mut reader)?;
     }
     tree.finish()?;
     // What stands behind the end of the archive is part of the tar's digest.
     let mut plain = reader.into_inner();
-    io::copy(&mut plain, &mut io::sink()).map_err(|source| LayerError::Damaged { action: "decompress it", source })?;
+    let most = limits.bytes.saturating_add(PADDING_BYTES);
+    let behind = io::copy(&mut plain.by_ref().take(most), &mut io::sink());
+    if behind.map_err(|source| LayerError::Damaged { action: "decompress it", source })? == most {
+        return Err(LayerError::TooLarge { what: Excess::Bytes, limit: limits.bytes });
+    }
     let (_, diff_id, tar_bytes) = plain.finish();
     Ok(Unpacked { diff_id: DiffId(diff_id), tar_bytes })
 }
@@ -152,20 +182,38 @@ struct Unpacker<'a> {
     last: Option<(TreePath, Dir)>,
     /// Set at the end, because creating a name changes its directory's time.
     dir_times: BTreeMap<TreePath, Time>,
+    limits: LayerLimits,
+    /// So far.
+    used: LayerLimits,
 }
 
 /// Links that one path may follow, as in Linux times six.
 const MAX_LINKS: usize = 255;
 
 impl<'a> Unpacker<'a> {
-    fn new(root: Dir, lower: Option<&'a View>) -> Result<Unpacker<'a>, LayerError> {
+    fn new(root: Dir, lower: Option<&'a View>, limits: LayerLimits) -> Result<Unpacker<'a>, LayerError> {
         let again = root.reopen().map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
         let mut dir_times = BTreeMap::new();
         dir_times.insert(TreePath::root(), Time::default());
-        Ok(Unpacker { root, links: DirTree::new(again), lower, last: None, dir_times })
+        let used = LayerLimits { entries: 0, bytes: 0 };
+        Ok(Unpacker { root, links: DirTree::new(again), lower, last: None, dir_times, limits, used })
+    }
+
+    /// Counts what is about to be made.
+    fn count(&mut self, entries: u64, bytes: u64) -> Result<(), LayerError> {
+        self.used.entries = self.used.entries.saturating_add(entries);
+        self.used.bytes = self.used.bytes.saturating_add(bytes);
+        match (&self.used, &self.limits) {
+            (used, limits) if used.entries > limits.entries => {
+                Err(LayerError::TooLarge { what: Excess::Entries, limit: limits.entries })
+            }
+            (used, limits) if used.bytes > limits.bytes => Err(LayerError::TooLarge { what: Excess::Bytes, limit: limits.bytes }),
+            _ => Ok(()),
+        }
     }
 
     fn add(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), LayerError> {
+        self.count(1, entry.size_bytes)?;
         let Some(name) = entry.path.file_name() else {
             return self.describe_root(entry);
         };
@@ -265,6 +313,10 @@ impl<'a> Unpacker<'a> {
             }
             (None, None) => return Err(missing()),
         };
+        if let Some((_, _, meta)) = &below {
+            // a link in the tar, a copy on the disk
+            self.count(0, meta.size_bytes)?;
+        }
         self.last = None;
         dir.remove_all(name).map_err(failed("replace"))?;
         self.dir_times.remove(path);

@@ -20,6 +20,16 @@ pub enum SourceError {
     /// A base layer that does not unpack.
     #[error(transparent)]
     Layer(#[from] LayerError),
+    /// The same, of an image that is known.
+    #[error("cannot unpack layer {digest} of `{image}`")]
+    BaseLayer {
+        /// The blob.
+        digest: Digest,
+        /// As people write it.
+        image: String,
+        /// Why.
+        source: LayerError,
+    },
     /// An image of the store that lacks a part, and its registry does not help.
     #[error("image `{image}` in the store is not whole: {lacks}")]
     Incomplete {

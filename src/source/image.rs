@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::SourceError;
 use crate::digest::{DiffId, Digest};
 use crate::image::{Descriptor, ImageConfig};
-use crate::layer::{self, Compression, LayerError};
+use crate::layer::{self, Compression, LayerError, LayerLimits};
 use crate::reference::{ImageRef, Platform};
 use crate::registry::manifest::{BadDocument, Document, Manifest};
 use crate::registry::{Client, RegistryError};
@@ -124,28 +124,31 @@ pub async fn resolve(
 /// store or straight from the registry of `image_ref` while they download (the blobs are kept).
 ///
 /// # Errors
-/// `SourceError::Store` names a blob that is nowhere when there is no `image_ref` to fetch it by.
+/// `SourceError::Store` names a blob that is nowhere when there is no `image_ref` to fetch it by; `SourceError::BaseLayer` the
+/// layer that does not unpack, or not within `limits`.
 pub async fn ensure_layers(
     store: &Store,
     client: &Client,
     image: &ResolvedImage,
     image_ref: Option<&ImageRef>,
+    limits: LayerLimits,
 ) -> Result<Vec<StoredLayer>, SourceError> {
+    let name = image_ref.map_or_else(|| image.name.clone(), ImageRef::familiar);
     let mut distinct: HashMap<DiffId, Option<StoredLayer>> = HashMap::new();
     let mut tasks = JoinSet::new();
     for layer in &image.layers {
         if distinct.insert(layer.diff_id, None).is_none() {
             let (store, client) = (store.clone(), client.clone());
             let in_store = matches!(image.answered_by, AnsweredBy::Store { .. });
-            let ensured = ensure_layer(store, client, layer.clone(), image_ref.cloned());
-            let (image_ref, diff_id) = (image_ref.cloned(), layer.diff_id);
+            let ensured = ensure_layer(store, client, layer.clone(), image_ref.cloned(), limits);
+            let (image_ref, diff_id, digest, name) = (image_ref.cloned(), layer.diff_id, layer.digest, name.clone());
             tasks.spawn(async move {
                 ensured.await.map_err(|error| match (error, image_ref) {
                     (SourceError::Registry(source), Some(image_ref)) if in_store => {
                         let lacks = format!("layer {diff_id} is not in the store");
                         SourceError::Incomplete { image: image_ref.to_string(), lacks, source }
                     }
-                    (error, _) => error,
+                    (error, _) => of_layer(error, digest, &name),
                 })
             });
         }
@@ -162,7 +165,8 @@ pub async fn ensure_layers(
             Some(stored) => stored,
             None => {
                 let below = stack.iter().map(|stored| stored.tree.clone()).collect();
-                let stored = unpack_above(store.clone(), layer.clone(), below).await?;
+                let stored = unpack_above(store.clone(), layer.clone(), below, limits).await;
+                let stored = stored.map_err(|error| of_layer(error, layer.digest, &name))?;
                 distinct.insert(layer.diff_id, Some(stored.clone()));
                 stored
             }
@@ -348,9 +352,10 @@ async fn ensure_layer(
     client: Client,
     layer: BaseLayer,
     image_ref: Option<ImageRef>,
+    limits: LayerLimits,
 ) -> Result<Option<StoredLayer>, SourceError> {
     let (local_store, local_layer) = (store.clone(), layer.clone());
-    match task::blocking(move || layer_from_store(&local_store, &local_layer, None)).await {
+    match task::blocking(move || layer_from_store(&local_store, &local_layer, None, limits)).await {
         Ok(FromStore::Layer(stored)) => return Ok(Some(stored)),
         Ok(FromStore::NoBlob) => {}
         Err(error) if needs_below(&error) => return Ok(None),
@@ -367,7 +372,7 @@ async fn ensure_layer(
     client
         .fetch_blob(&image_ref, digest, size_bytes, move |blob| {
             let mut tee = Tee { from: blob, to: store.blob_writer()? };
-            let unpacked = layer::unpack(&store, &mut tee, compression, Some(diff_id), None).map_err(SourceError::from);
+            let unpacked = layer::unpack(&store, &mut tee, compression, Some(diff_id), None, limits).map_err(SourceError::from);
             let stored = match unpacked {
                 Err(error) if needs_below(&error) => None,
                 Err(SourceError::Layer(error)) if error.is_about_content() => {
@@ -385,10 +390,15 @@ async fn ensure_layer(
 }
 
 /// Unpacks a layer with hard links to files of the layers `below` it, bottom first.
-async fn unpack_above(store: Store, layer: BaseLayer, below: Vec<PathBuf>) -> Result<StoredLayer, SourceError> {
+async fn unpack_above(
+    store: Store,
+    layer: BaseLayer,
+    below: Vec<PathBuf>,
+    limits: LayerLimits,
+) -> Result<StoredLayer, SourceError> {
     task::blocking(move || {
         let view = View::new(below).map_err(LayerError::from)?;
-        match layer_from_store(&store, &layer, Some(&view))? {
+        match layer_from_store(&store, &layer, Some(&view), limits)? {
             FromStore::Layer(stored) => Ok(stored),
             FromStore::NoBlob => Err(StoreError::Missing { digest: layer.digest }.into()),
         }
@@ -401,7 +411,12 @@ enum FromStore {
     NoBlob,
 }
 
-fn layer_from_store(store: &Store, layer: &BaseLayer, below: Option<&View>) -> Result<FromStore, SourceError> {
+fn layer_from_store(
+    store: &Store,
+    layer: &BaseLayer,
+    below: Option<&View>,
+    limits: LayerLimits,
+) -> Result<FromStore, SourceError> {
     if let Some(stored) = layer::sound(store, &layer.diff_id)? {
         return Ok(FromStore::Layer(stored));
     }
@@ -410,7 +425,17 @@ fn layer_from_store(store: &Store, layer: &BaseLayer, below: Option<&View>) -> R
     }
     let path = store.blob_path(&layer.digest);
     let mut blob = File::open(&path).map_err(|source| SourceError::Io { action: "open", path, source })?;
-    Ok(FromStore::Layer(layer::unpack(store, &mut blob, known_compression(layer)?, Some(layer.diff_id), below)?))
+    let compression = known_compression(layer)?;
+    Ok(FromStore::Layer(layer::unpack(store, &mut blob, compression, Some(layer.diff_id), below, limits)?))
+}
+
+/// Says which layer it is whose content is at fault.
+fn of_layer(error: SourceError, digest: Digest, image: &str) -> SourceError {
+    match error {
+        SourceError::Layer(LayerError::Store(error)) => error.into(),
+        SourceError::Layer(source) => SourceError::BaseLayer { digest, image: image.to_owned(), source },
+        error => error,
+    }
 }
 
 /// Whether a layer could not be unpacked for want of the layers below it.

@@ -17,7 +17,7 @@ use crate::cache::{Cache, HashSink, ListSink, key};
 use crate::digest::{CacheKey, ContentDigest, DiffId, Digest};
 use crate::event::{EventSink, StepNumber};
 use crate::graph::{Graph, HttpOp, Op, StepIndex};
-use crate::layer;
+use crate::layer::{self, LayerLimits};
 use crate::reference::ImageRef;
 use crate::registry::Client;
 use crate::sandbox::{self, Launcher};
@@ -129,6 +129,8 @@ pub struct Shared {
     pub contexts: HashMap<String, Arc<Context>>,
     /// For base layers and downloads.
     pub client: Arc<Client>,
+    /// Of a base layer.
+    pub limits: LayerLimits,
     /// Told of output.
     pub events: Arc<dyn EventSink>,
     /// What people call each step.
@@ -262,7 +264,7 @@ impl LocalWorker {
         let image_ref = self.shared.images.get(&image.manifest.digest).and_then(|(_, image_ref)| image_ref.as_ref());
         let shared = &self.shared;
         cell.get_or_try_init(|| async {
-            source::image::ensure_layers(&shared.store, &shared.client, image, image_ref).await?;
+            source::image::ensure_layers(&shared.store, &shared.client, image, image_ref, shared.limits).await?;
             Ok::<(), WorkError>(())
         })
         .await?;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use croze::layer::LayerLimits;
 use croze::reference::Platform;
 use croze::registry::RegistryError;
 use croze::source::SourceError;
@@ -54,7 +55,8 @@ async fn an_image_is_pulled_once() {
     assert_eq!(first.answered_by, AnsweredBy::Registry(proxy.host.clone()));
     assert_eq!(first.config.architecture, "amd64");
     let image_ref = image_ref(&proxy.host, "test/image:1");
-    let stored = ensure_layers(&space.store, &anonymous(), &first, Some(&image_ref)).await.expect("the layer");
+    let stored =
+        ensure_layers(&space.store, &anonymous(), &first, Some(&image_ref), LayerLimits::default()).await.expect("the layer");
     assert_eq!(stored.len(), 1);
     assert_noise(&space, &first);
     assert_eq!(space.store.blob_size(&image.layer_digest()).expect("readable"), Some(image.layer.len() as u64));
@@ -63,7 +65,7 @@ async fn an_image_is_pulled_once() {
     let second = space.resolve(&proxy.host, "amd64", PullPolicy::Missing).await.expect("from the store");
     assert_eq!(second.answered_by, AnsweredBy::Store { set_secs: Some(77) });
     assert_eq!((second.manifest.digest, second.config_digest), (first.manifest.digest, first.config_digest));
-    ensure_layers(&space.store, &anonymous(), &second, Some(&image_ref)).await.expect("all there");
+    ensure_layers(&space.store, &anonymous(), &second, Some(&image_ref), LayerLimits::default()).await.expect("all there");
     assert_eq!(proxy.requests("").len(), asked, "nobody is asked again");
 }
 
@@ -109,7 +111,7 @@ async fn damaged_documents_and_layers_are_fetched_again() {
     let space = Space::new();
     let image_ref = image_ref(&registry.host, "test/image:1");
     let first = space.resolve(&registry.host, "amd64", PullPolicy::Missing).await.expect("from the registry");
-    ensure_layers(&space.store, &anonymous(), &first, Some(&image_ref)).await.expect("the layer");
+    ensure_layers(&space.store, &anonymous(), &first, Some(&image_ref), LayerLimits::default()).await.expect("the layer");
 
     for digest in [first.manifest.digest, first.config_digest, image.layer_digest()] {
         let path = space.store.blob_path(&digest);
@@ -120,7 +122,7 @@ async fn damaged_documents_and_layers_are_fetched_again() {
     fs::remove_dir_all(tree.parent().expect("a layer's directory")).expect("removable");
     let again = space.resolve(&registry.host, "amd64", PullPolicy::Missing).await.expect("repaired");
     assert_eq!(again.config, first.config);
-    ensure_layers(&space.store, &anonymous(), &again, Some(&image_ref)).await.expect("repaired");
+    ensure_layers(&space.store, &anonymous(), &again, Some(&image_ref), LayerLimits::default()).await.expect("repaired");
     assert_noise(&space, &again);
 }
 
@@ -136,7 +138,9 @@ async fn a_layer_that_arrives_damaged_is_named_and_leaves_nothing() {
     let image_ref = image_ref(&proxy.host, "test/image:1");
     let resolved = space.resolve(&proxy.host, "amd64", PullPolicy::Missing).await.expect("the documents are right");
     for fault in faults {
-        let error = ensure_layers(&space.store, &anonymous(), &resolved, Some(&image_ref)).await.expect_err("one bit is wrong");
+        let error = ensure_layers(&space.store, &anonymous(), &resolved, Some(&image_ref), LayerLimits::default())
+            .await
+            .expect_err("one bit is wrong");
         let error = error.to_string();
         let (host, digest) = (&proxy.host, image.layer_digest());
         assert!(
@@ -146,7 +150,9 @@ async fn a_layer_that_arrives_damaged_is_named_and_leaves_nothing() {
         assert!(space.store.layer(&resolved.layers[0].diff_id).expect("readable").is_none());
         assert_eq!(space.store.blob_size(&image.layer_digest()).expect("readable"), None);
     }
-    ensure_layers(&space.store, &anonymous(), &resolved, Some(&image_ref)).await.expect("the last download is right");
+    ensure_layers(&space.store, &anonymous(), &resolved, Some(&image_ref), LayerLimits::default())
+        .await
+        .expect("the last download is right");
 }
 
 #[tokio::test]
@@ -163,7 +169,9 @@ async fn a_layout_is_imported_with_its_layers() {
     let same = oci_layout::resolve(&space.store, &by_digest, &linux("amd64")).await.expect("by digest");
     assert_eq!(same.config_digest, resolved.config_digest);
     fs::remove_dir_all(layout.path().join("blobs")).expect("removable");
-    ensure_layers(&space.store, &anonymous(), &resolved, None).await.expect("nothing depends on the directory");
+    ensure_layers(&space.store, &anonymous(), &resolved, None, LayerLimits::default())
+        .await
+        .expect("nothing depends on the directory");
     assert_noise(&space, &resolved);
 }
 
