@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt;
+
 use common::{Space, judge, skip_unless};
 use croze::export;
 use serde_json::Value;
@@ -145,4 +147,77 @@ fn little_is_told_unless_more_is_asked_for() {
     assert!(!statements[0].contains("hush") && statements[0].contains("pkg:docker/busybox@latest"));
     let message = "error: `type=docker` holds no attestations; write `type=oci`, or leave them out\n";
     space.build(&["--provenance", "-o", "type=docker,dest=x.tar"]).fails(2, message);
+}
+
+#[test]
+fn statements_about_plain_files_lie_among_them() {
+    let space = Space::with_busybox();
+    space
+        .dockerfile("FROM scratch\nCOPY x /dir/x\nCOPY provenance.json /\n")
+        .write("ctx/x", "x")
+        .write("ctx/provenance.json", "mine");
+    let build = |flags: &[&str]| {
+        let run = space
+            .command([&["build", "--provenance", "--sbom"], flags, &["ctx"]].concat())
+            .env("SOURCE_DATE_EPOCH", "7")
+            .output();
+        common::Run::of(run.expect("croze starts")).succeeds();
+    };
+    build(&["-o", "out"]);
+    let said = space.read_json("out/provenance.json");
+    assert_eq!(said["predicateType"], "https://slsa.dev/provenance/v1");
+    let subject = |path: &str, content: &str| serde_json::json!({"name": path, "digest": {"sha256": croze::digest::Digest::of(content.as_bytes()).hex()}});
+    assert_eq!(said["subject"], serde_json::json!([subject("dir/x", "x"), subject("provenance.json", "mine")]));
+    assert_eq!(space.read_json("out/sbom.spdx.json")["predicateType"], "https://spdx.dev/Document");
+    let metadata = std::fs::metadata(space.path("out/provenance.json")).expect("there");
+    assert_eq!((metadata.mode() & 0o7777, metadata.mtime()), (0o600, 7));
+
+    build(&["-o", "type=tar,dest=out.tar,attestation-prefix=a.", "--platform", "linux/amd64,linux/arm64"]);
+    let listed = judge("tar", &["tf", &space.text_path("out.tar")]).stdout;
+    let of = |platform: &str| {
+        ["", "a.provenance.json", "a.sbom.spdx.json", "dir/", "dir/x", "provenance.json"].map(|name| format!("{platform}/{name}"))
+    };
+    assert_eq!(listed.lines().collect::<Vec<_>>(), [of("linux_amd64"), of("linux_arm64")].concat());
+
+    // what two platforms have together would clash, but their statements are told apart
+    space.dockerfile("FROM scratch\nARG TARGETARCH\nCOPY x /$TARGETARCH\n");
+    build(&["-o", "type=local,dest=both,platform-split=false", "--platform", "linux/amd64,linux/arm64"]);
+    for name in ["provenance.linux_amd64.json", "sbom.spdx.linux_arm64.json", "amd64", "arm64"] {
+        assert!(space.path("both").join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn what_the_image_lacks_is_deleted_on_request_alone() {
+    let space = Space::with_busybox();
+    space.dockerfile("FROM scratch\nCOPY x /dir/x\n").write("ctx/x", "x");
+    let stale = || {
+        space.write("out/dir/old", "").write("out/gone/deep/old", "").write("out/dir/x", "old").write("kept", "");
+        std::os::unix::fs::symlink("..", space.path("out/link")).expect("a link");
+    };
+    stale();
+    space.build(&["-o", "out"]).succeeds();
+    assert!(space.path("out/gone/deep/old").is_file());
+    std::fs::remove_file(space.path("out/link")).expect("there");
+    stale();
+    space.build(&["-o", "type=local,dest=out,mode=delete"]).succeeds();
+    let left = judge("find", &[&space.text_path("out"), "-mindepth", "1", "-printf", "%P\n"]).stdout;
+    assert_eq!(left, "dir\ndir/x\n");
+    assert!(space.path("kept").is_file(), "links are not followed");
+    // a directory that is not below the working directory takes a word more
+    let output = format!("type=local,dest={},mode=delete", space.text_path(""));
+    space.build(&["-o", &output]).fails(
+        4,
+        &format!(
+            "error: `mode=delete` would delete files in `{}`\n  |\n  = note: the directory is not below the working directory\n  = help: pass `--allow buildx.local.delete` if that is meant",
+            space.text_path("")
+        ),
+    );
+    space.write("elsewhere/old", "").write("elsewhere/here/x", "");
+    let run = space
+        .command(["build", "--allow", "buildx.local.delete", "-o", "type=local,dest=..,mode=delete", "../../ctx"])
+        .current_dir(space.path("elsewhere/here"))
+        .output();
+    common::Run::of(run.expect("croze starts")).succeeds();
+    assert!(!space.path("elsewhere/old").exists() && space.path("elsewhere/dir/x").is_file());
 }

@@ -203,7 +203,7 @@ impl Told {
             Version::V1 => ("https://slsa.dev/provenance/v1", self.v1(run)),
             Version::V02 => ("https://slsa.dev/provenance/v0.2", self.v02(Some(run))),
         };
-        Claim { predicate_type: predicate_type.to_owned(), predicate }
+        Claim { predicate_type: predicate_type.to_owned(), file_name: "provenance.json".to_owned(), predicate }
     }
 
     /// What `--metadata-file` has of it: v0.2 without the run.

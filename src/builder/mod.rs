@@ -170,6 +170,8 @@ pub enum Entitlement {
     NetworkHost,
     /// `security.insecure`.
     SecurityInsecure,
+    /// `buildx.local.delete`: `mode=delete` may delete files anywhere.
+    LocalDelete,
 }
 
 /// What a build gave.

@@ -1,17 +1,18 @@
 //! From a finished stack of layers to what the client asked for.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::reporter::Reporter;
-use super::{BuildError, BuildRequest, BuildResult, ErrorKind, report};
+use super::{BuildError, BuildRequest, BuildResult, Entitlement, ErrorKind, report};
 use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
 use crate::event::StepNumber;
 use crate::export::output::Push;
 use crate::export::{
     self, Annotation, Artifact, Built, BuiltImage, BuiltLayer, Claim, Destination, ExportError, Form, LayerOrigin, Output,
-    OutputKind,
+    OutputKind, Stale,
 };
 use crate::image::{Descriptor, Dialect, DraftHistory, ImageDraft};
 use crate::layer;
@@ -87,6 +88,7 @@ pub fn parse(request: &BuildRequest) -> Result<Wanted, BuildError> {
     if outputs.iter().any(nameless) {
         return Err(usage("a push needs a name: `-t HOST/REPOSITORY:TAG`, or `name=` in the output".to_owned()));
     }
+    refuse_deleting(&outputs, request)?;
     Ok(Wanted { outputs })
 }
 
@@ -116,6 +118,38 @@ fn contradiction(outputs: &[Output], request: &BuildRequest) -> Option<String> {
         }
     }
     None
+}
+
+/// `mode=delete` into a directory that is not below the working directory is a slip that costs files: it takes a word more, as
+/// with buildx.
+fn refuse_deleting(outputs: &[Output], request: &BuildRequest) -> Result<(), BuildError> {
+    if request.allow.contains(&Entitlement::LocalDelete) {
+        return Ok(());
+    }
+    for output in outputs {
+        if let (OutputKind::Files(path), Stale::Delete) = (&output.kind, output.files.stale)
+            && !is_below_working_directory(path)
+        {
+            let message = format!("`mode=delete` would delete files in `{}`", path.display());
+            let diagnostic = Diagnostic::error_without_place("entitlement", message)
+                .note("the directory is not below the working directory")
+                .help("pass `--allow buildx.local.delete` if that is meant");
+            return Err(BuildError { kind: ErrorKind::Policy, diagnostics: vec![diagnostic] });
+        }
+    }
+    Ok(())
+}
+
+/// Links are followed as far as the path exists.
+fn is_below_working_directory(path: &Path) -> bool {
+    let Ok(here) = std::env::current_dir().and_then(|here| here.canonicalize()) else { return false };
+    let absolute = here.join(path);
+    let existing = absolute.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
+    let Some((ancestor, real)) = existing else { return false };
+    let rest = absolute.strip_prefix(ancestor).unwrap_or(Path::new(""));
+    let climbs = rest.components().any(|component| component == std::path::Component::ParentDir);
+    let real = real.join(rest);
+    !climbs && real != here && real.starts_with(&here)
 }
 
 /// Writes every output, one after the other.

@@ -32,7 +32,11 @@ const MOST_BYTES: u64 = 64 << 20;
 /// The tree cannot be read.
 pub fn claim(tree: &dyn FileTree, created: &str) -> Result<Claim, SnapshotError> {
     let packages = packages(tree)?;
-    Ok(Claim { predicate_type: "https://spdx.dev/Document".to_owned(), predicate: document(&packages, created) })
+    Ok(Claim {
+        predicate_type: "https://spdx.dev/Document".to_owned(),
+        file_name: "sbom.spdx.json".to_owned(),
+        predicate: document(&packages, created),
+    })
 }
 
 fn packages(tree: &dyn FileTree) -> Result<BTreeSet<Package>, SnapshotError> {

@@ -173,7 +173,11 @@ pub fn entitlement(text: &str) -> Result<Entitlement, BadValue> {
     match text {
         "network.host" => Ok(Entitlement::NetworkHost),
         "security.insecure" => Ok(Entitlement::SecurityInsecure),
-        _ => Err(BadValue::Choice { value: text.to_owned(), choices: "`network.host`, `security.insecure`" }),
+        "buildx.local.delete" => Ok(Entitlement::LocalDelete),
+        _ => Err(BadValue::Choice {
+            value: text.to_owned(),
+            choices: "`network.host`, `security.insecure`, `buildx.local.delete`",
+        }),
     }
 }
 

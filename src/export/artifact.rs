@@ -109,15 +109,18 @@ mod tests {
     fn what_is_said_of_an_image_takes_an_index() {
         let mut said = built(&["linux/amd64"], Form::Manifest);
         said.names = vec!["a:1".parse().expect("valid")];
-        said.images[0].claims =
-            vec![Claim { predicate_type: "https://slsa.dev/provenance/v1".to_owned(), predicate: serde_json::json!({"x": 1}) }];
+        said.images[0].claims = vec![Claim {
+            predicate_type: "https://slsa.dev/provenance/v1".to_owned(),
+            file_name: "provenance.json".to_owned(),
+            predicate: serde_json::json!({"x": 1}),
+        }];
         let artifact = Artifact::new(vec![image("linux/amd64")], &said, &[], Dialect::Oci);
         let index: Index = serde_json::from_slice(artifact.index.as_deref().expect("an index")).expect("JSON");
         let image = artifact.images[0].descriptor.digest;
         assert_eq!(index.manifests[1].annotations["vnd.docker.reference.digest"], image.to_string());
         let hex = image.hex();
         let expected = format!(
-            r#"{{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://slsa.dev/provenance/v1","subject":[{{"digest":{{"sha256":"{hex}"}},"name":"pkg:docker/a@1?platform=linux%2Famd64"}}],"predicate":{{"x":1}}}}"#
+            r#"{{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://slsa.dev/provenance/v1","subject":[{{"name":"pkg:docker/a@1?platform=linux%2Famd64","digest":{{"sha256":"{hex}"}}}}],"predicate":{{"x":1}}}}"#
         );
         let (_, statement) = &artifact.attestations[0].statements[0];
         assert_eq!(String::from_utf8_lossy(statement), expected);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::digest::Digest;
 use crate::image::{Descriptor, Dialect, Image, document, media_type};
@@ -17,6 +17,8 @@ use crate::reference::{ImageRef, Platform};
 pub struct Claim {
     /// `https://slsa.dev/provenance/v1`.
     pub predicate_type: String,
+    /// What it is called among plain files: `provenance.json`.
+    pub file_name: String,
     /// What is said.
     pub predicate: Value,
 }
@@ -39,18 +41,12 @@ impl Attestation {
     /// `claims` about `image`, which goes by `names`.
     pub(super) fn new(image: &Image, names: &[ImageRef], claims: &[Claim]) -> Attestation {
         let platform = image.descriptor.platform.as_ref();
-        let subject =
-            |name: &ImageRef| json!({"name": package_url(name, platform), "digest": {"sha256": image.descriptor.digest.hex()}});
-        let subjects: Vec<Value> = names.iter().map(subject).collect();
+        let subject = |name: &ImageRef| Subject::new(package_url(name, platform), image.descriptor.digest);
+        let subjects: Vec<Subject> = names.iter().map(subject).collect();
         let mut layers = Vec::with_capacity(claims.len());
         let mut statements = Vec::with_capacity(claims.len());
         for claim in claims {
-            let bytes = document::compact(&Statement {
-                kind: "https://in-toto.io/Statement/v1",
-                predicate_type: &claim.predicate_type,
-                subject: &subjects,
-                predicate: &claim.predicate,
-            });
+            let bytes = document::compact(&Statement::new(claim, &subjects));
             let mut layer = Descriptor::of("application/vnd.in-toto+json", &bytes);
             layer.annotations.insert("in-toto.io/predicate-type".to_owned(), claim.predicate_type.clone());
             statements.push((layer.digest, bytes));
@@ -110,8 +106,38 @@ struct Statement<'a> {
     #[serde(rename = "_type")]
     kind: &'static str,
     predicate_type: &'a str,
-    subject: &'a [Value],
+    subject: &'a [Subject],
     predicate: &'a Value,
+}
+
+impl<'a> Statement<'a> {
+    fn new(claim: &'a Claim, subject: &'a [Subject]) -> Statement<'a> {
+        let predicate_type = &claim.predicate_type;
+        Statement { kind: "https://in-toto.io/Statement/v1", predicate_type, subject, predicate: &claim.predicate }
+    }
+}
+
+/// What a statement is about: an image by a name of it, or a file.
+#[derive(Serialize)]
+pub(super) struct Subject {
+    name: String,
+    digest: SubjectDigest,
+}
+
+#[derive(Serialize)]
+struct SubjectDigest {
+    sha256: String,
+}
+
+impl Subject {
+    pub(super) fn new(name: String, digest: Digest) -> Subject {
+        Subject { name, digest: SubjectDigest { sha256: digest.hex().to_owned() } }
+    }
+}
+
+/// `claim` about `subjects`, as a file that people may read.
+pub(super) fn statement_file(claim: &Claim, subjects: &[Subject]) -> Vec<u8> {
+    serde_json::to_vec_pretty(&Statement::new(claim, subjects)).expect("a statement is plain data")
 }
 
 #[derive(Serialize)]

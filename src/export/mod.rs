@@ -23,6 +23,7 @@ pub mod artifact;
 pub mod attestation;
 mod blobs;
 mod daemon;
+pub mod files;
 mod layout;
 pub mod output;
 mod push;
@@ -34,6 +35,7 @@ mod validate;
 pub use annotation::{Annotation, AnnotationError};
 pub use artifact::Artifact;
 pub use attestation::{Attestation, Claim};
+pub use files::{FileOptions, Stale};
 pub use output::{Destination, Output, OutputError, OutputKind};
 pub use push::{PushBy, Pushed, publishable, push};
 pub use stored::stored;
@@ -65,6 +67,12 @@ pub enum ExportError {
         path: TreePath,
         /// Whose it is.
         platforms: [String; 2],
+    },
+    /// Two statements would have one file.
+    #[error("two statements about the image would be written to `{name}`")]
+    SameStatement {
+        /// The file's name.
+        name: String,
     },
     /// Nothing runs that images could be loaded into.
     #[error("no Docker and no Podman answers, so there is nothing to load the image into{}", hint(reasons))]
@@ -263,11 +271,12 @@ pub fn export(
             Ok(Exported { artifact: Some(artifact), written })
         }
         OutputKind::Files(path) => {
-            tree::write_directories(&parts(store, &built, output.split)?, built.epoch, path)?;
+            let parts = files::parts(store, &built, &output.files, now_secs)?;
+            tree::write_directories(&parts, built.epoch, path, output.files.stale)?;
             Ok(Exported { artifact: None, written: format!("files in {}", path.display()) })
         }
         OutputKind::FilesArchive(destination) => {
-            let parts = parts(store, &built, output.split)?;
+            let parts = files::parts(store, &built, &output.files, now_secs)?;
             sink::write(destination, stdout, |out| tree::write_archives(&parts, built.epoch, out))?;
             Ok(Exported { artifact: None, written: say("tar of the files", destination) })
         }
@@ -296,21 +305,6 @@ pub fn save(
         Some(files) => sink::write(destination, stdout, |out| layout::write_archive(&files, out)),
         None => Ok(()),
     }
-}
-
-/// The trees of all images, each below a directory of its platform's name where they are kept apart.
-fn parts(store: &Store, built: &Built, split: Option<bool>) -> Result<Vec<tree::Part>, ExportError> {
-    let split = split.unwrap_or(built.form == Form::Index);
-    let part = |image: &BuiltImage| {
-        let platform = image.draft.config.platform().to_string();
-        let directory = split.then(|| platform.replace('/', "_"));
-        Ok(tree::Part { platform, directory, view: tree::view(store, image)? })
-    };
-    let parts = built.images.iter().map(part).collect::<Result<Vec<_>, ExportError>>()?;
-    if !split && parts.len() > 1 {
-        tree::refuse_clashes(&parts)?;
-    }
-    Ok(parts)
 }
 
 fn say(what: &str, destination: &Destination) -> String {

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use super::annotation::{Annotation, AnnotationError};
+use super::files::{FileOptions, Stale};
 use super::push::PushBy;
 use crate::diagnostic::nearest;
 use crate::image::Dialect;
@@ -100,8 +101,8 @@ pub struct Output {
     pub annotations: Vec<Annotation>,
     /// Whether the image in the store is pushed to the registries of its names.
     pub push: Option<Push>,
-    /// `platform-split=`: whether files of each platform have a directory of their own; `None` where there is an index.
-    pub split: Option<bool>,
+    /// How plain files are written.
+    pub files: FileOptions,
 }
 
 /// `push=`, and what goes with it.
@@ -229,7 +230,7 @@ impl Output {
             epoch: None,
             annotations: Vec::new(),
             push: None,
-            split: None,
+            files: FileOptions::default(),
         }
     }
 
@@ -364,11 +365,15 @@ impl Reader {
             "oci-mediatypes" => {
                 output.layers.dialect = if boolean(&key, &value)? { Dialect::Oci } else { Dialect::Docker };
             }
-            "platform-split" => output.split = Some(boolean(&key, &value)?),
+            "platform-split" => output.files.split = Some(boolean(&key, &value)?),
+            "attestation-prefix" => output.files.prefix = value,
             "mode" => {
-                let what = "deleting what a build did not produce";
-                let refused = OutputError::Unavailable { what, instead: "write into an empty directory" };
-                return if value == "copy" { Ok(()) } else { Err(refused) };
+                output.files.stale = match value.trim().to_lowercase().as_str() {
+                    "" | "copy" => Stale::Keep,
+                    "delete" if self.kind == "local" => Stale::Delete,
+                    "delete" => return Err(bad(key, value, "for a tar, `copy`")),
+                    _ => return Err(bad(key, value, "`copy` or `delete`")),
+                }
             }
             _ if key.starts_with("annotation") => {
                 output.annotations.push(Annotation::parse_key(&key, &value)?);
@@ -549,7 +554,10 @@ mod tests {
         assert_eq!(layers("type=oci,oci-mediatypes=false,compression=zstd,compression-level=19").dialect, Dialect::Oci);
         refused("type=oci,compression-level=10", "`compression-level=10` is not valid: for gzip, 0 to 9 is expected");
         refused("type=oci,compression-level=x", "`compression-level=x` is not valid: a number is expected");
-        assert_eq!(Output::parse("type=local,dest=o,platform-split=false").expect("valid").split, Some(false));
+        assert_eq!(Output::parse("type=local,dest=o,platform-split=false").expect("valid").files.split, Some(false));
+        assert_eq!(Output::parse("type=local,dest=o,mode=delete").expect("valid").files.stale, Stale::Delete);
+        refused("type=tar,mode=delete", "`mode=delete` is not valid: for a tar, `copy` is expected");
+        refused("type=local,dest=o,mode=x", "`mode=x` is not valid: `copy` or `delete` is expected");
     }
 
     #[test]

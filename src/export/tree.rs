@@ -2,12 +2,13 @@
 //!
 //! With an epoch every file has that time, as BuildKit's local and tar exporters do it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::files::Stale;
 use super::sink::{Out, Stop};
 use super::{BuiltImage, ExportError};
 use crate::layer::header::{BLOCK, TarEntry, TarKind, padding, write_header};
@@ -30,13 +31,37 @@ pub(super) struct Part {
     pub(super) directory: Option<String>,
     /// The files.
     pub(super) view: View,
+    /// Files beside these, in place of any of the same name: statements about them, readable for their owner alone.
+    pub(super) statements: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The time of the statements, seconds since 1970.
+    pub(super) statements_secs: i64,
+}
+
+const STATEMENT_MODE: u32 = 0o600;
+
+impl Part {
+    /// The image's files without those that a statement stands in for.
+    fn files(&self) -> impl Iterator<Item = Result<Found, SnapshotError>> {
+        Walk::new(&self.view).filter(|found| !found.as_ref().is_ok_and(|found| self.statements.contains_key(top(&found.path))))
+    }
+}
+
+/// The first component.
+fn top(path: &TreePath) -> &[u8] {
+    path.components().next().unwrap_or_default()
+}
+
+/// Every path of a regular file, in the order of a tar.
+pub(super) fn regular_files(tree: &dyn FileTree) -> impl Iterator<Item = Result<TreePath, SnapshotError>> {
+    let is_file = |found: Found| (found.meta.kind == FileKind::File).then_some(found.path);
+    Walk::new(tree).filter_map(move |found| found.map(is_file).transpose())
 }
 
 /// Refuses parts that have files (but directories) of the same name; like BuildKit, without comparing them.
 pub(super) fn refuse_clashes(parts: &[Part]) -> Result<(), ExportError> {
     let mut owners: HashMap<TreePath, &Part> = HashMap::new();
     for part in parts {
-        for found in Walk::new(&part.view) {
+        for found in part.files() {
             let Found { path, meta, .. } = found?;
             if meta.kind == FileKind::Directory {
                 continue;
@@ -71,25 +96,63 @@ pub(super) fn write_archives(parts: &[Part], epoch: Option<i64>, out: &mut Out<'
             write_header(&entry, &mut header);
             out.write_all(&header).map_err(Stop::Destination)?;
         }
-        write_entries(&part.view, prefix.as_bytes(), epoch, out)?;
+        write_entries(part, prefix.as_bytes(), epoch, out)?;
     }
     out.write_all(&[0; 2 * BLOCK]).map_err(Stop::Destination)
 }
 
 /// Writes all parts into `directory`.
-pub(super) fn write_directories(parts: &[Part], epoch: Option<i64>, directory: &Path) -> Result<(), ExportError> {
+pub(super) fn write_directories(parts: &[Part], epoch: Option<i64>, directory: &Path, stale: Stale) -> Result<(), ExportError> {
+    let mut written = HashSet::new();
     for part in parts {
-        match &part.directory {
-            Some(name) => write_directory(&part.view, epoch, &directory.join(name))?,
-            None => write_directory(&part.view, epoch, directory)?,
+        let (top, below) = match &part.directory {
+            Some(name) => (directory.join(name), TreePath::root().child(name.as_bytes())),
+            None => (directory.to_owned(), TreePath::root()),
+        };
+        write_directory(part, epoch, &top, &mut |path| {
+            written.insert(below.join(path));
+        })?;
+        written.insert(below);
+    }
+    match stale {
+        Stale::Keep => Ok(()),
+        Stale::Delete => delete_others(directory, &written),
+    }
+}
+
+/// Deletes everything in `directory` that is not `kept`.
+fn delete_others(directory: &Path, kept: &HashSet<TreePath>) -> Result<(), ExportError> {
+    let root = Dir::open(directory).map_err(ExportError::io("open", directory))?;
+    let mut todo = vec![TreePath::root()];
+    while let Some(path) = todo.pop() {
+        let failed = |source| ExportError::Io { action: "delete files in", path: place(directory, &path), source };
+        let mut dir = root.open_beneath(&path).map_err(failed)?;
+        let mtime = dir.meta().map_err(failed)?.mtime;
+        let mut deleted = false;
+        for (name, meta) in dir.entries().map_err(failed)? {
+            let child = path.child(&name);
+            if !kept.contains(&child) {
+                dir.remove_all(&name).map_err(failed)?;
+                deleted = true;
+            } else if meta.kind == FileKind::Directory {
+                todo.push(child);
+            }
+        }
+        if deleted {
+            dir.set_own_mtime(mtime).map_err(failed)?;
         }
     }
     Ok(())
 }
 
-fn write_entries(tree: &dyn FileTree, prefix: &[u8], epoch: Option<i64>, out: &mut Out<'_>) -> Result<(), Stop> {
-    for found in Walk::new(tree) {
+fn write_entries(part: &Part, prefix: &[u8], epoch: Option<i64>, out: &mut Out<'_>) -> Result<(), Stop> {
+    let tree: &dyn FileTree = &part.view;
+    let mut statements = part.statements.iter().peekable();
+    for found in part.files() {
         let Found { path, meta, link } = found?;
+        while let Some((name, bytes)) = statements.next_if(|(name, _)| name.as_slice() < top(&path)) {
+            write_statement(part, [prefix, name].concat(), bytes, out)?;
+        }
         if meta.kind == FileKind::Socket {
             continue;
         }
@@ -123,18 +186,45 @@ fn write_entries(tree: &dyn FileTree, prefix: &[u8], epoch: Option<i64>, out: &m
             out.write_all(padding(meta.size_bytes)).map_err(Stop::Destination)?;
         }
     }
+    statements.try_for_each(|(name, bytes)| write_statement(part, [prefix, name].concat(), bytes, out))
+}
+
+fn write_statement(part: &Part, name: Vec<u8>, bytes: &[u8], out: &mut Out<'_>) -> Result<(), Stop> {
+    let size_bytes = bytes.len() as u64;
+    let entry = TarEntry {
+        name,
+        kind: TarKind::Plain(FileKind::File),
+        mode: STATEMENT_MODE,
+        uid: 0,
+        gid: 0,
+        size_bytes,
+        mtime_secs: part.statements_secs,
+        xattrs: Vec::new(),
+    };
+    let mut header = Vec::with_capacity(BLOCK);
+    write_header(&entry, &mut header);
+    for piece in [&header, bytes, padding(size_bytes)] {
+        out.write_all(piece).map_err(Stop::Destination)?;
+    }
     Ok(())
 }
 
-/// Writes the tree into `directory`, over what is there: files replace files, directories merge, nothing else is touched.
+/// Writes a part into `directory`, and tells `written` of each path; over what is there: files replace files, directories merge, nothing else is touched.
 ///
 /// Files belong to whoever runs this, as with buildx: what is exported is for the user, not for a container.
-fn write_directory(tree: &dyn FileTree, epoch: Option<i64>, directory: &Path) -> Result<(), ExportError> {
+fn write_directory(
+    part: &Part,
+    epoch: Option<i64>,
+    directory: &Path,
+    written: &mut dyn FnMut(&TreePath),
+) -> Result<(), ExportError> {
+    let tree: &dyn FileTree = &part.view;
     std::fs::create_dir_all(directory).map_err(ExportError::io("create", directory))?;
     let root = Dir::open(directory).map_err(ExportError::io("open", directory))?;
     let mut finished = Vec::new();
-    for found in Walk::new(tree) {
+    for found in part.files() {
         let Found { path, meta, link } = found?;
+        written(&path);
         let failed = |source| ExportError::Io { action: "write", path: place(directory, &path), source };
         let Some(name) = path.file_name() else { continue };
         let parent = root.open_beneath(&path.parent()).map_err(failed)?;
@@ -180,6 +270,15 @@ fn write_directory(tree: &dyn FileTree, epoch: Option<i64>, directory: &Path) ->
             drop(parent.set_xattr(name, &key, &value));
         }
         parent.set_mtime(name, time(&meta, epoch)).map_err(failed)?;
+    }
+    for (name, bytes) in &part.statements {
+        let path = TreePath::root().child(name);
+        written(&path);
+        let failed = |source| ExportError::Io { action: "write", path: place(directory, &path), source };
+        root.remove_all(name).map_err(failed)?;
+        let mut file = root.create_file(name, STATEMENT_MODE).map_err(failed)?;
+        file.write_all(bytes).map_err(failed)?;
+        root.set_mtime(name, Time { seconds: part.statements_secs, nanoseconds: 0 }).map_err(failed)?;
     }
     for (path, meta) in finished.into_iter().rev() {
         let failed = |source| ExportError::Io { action: "write", path: place(directory, &path), source };
