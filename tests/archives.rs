@@ -209,7 +209,7 @@ fn what_the_image_lacks_is_deleted_on_request_alone() {
     space.build(&["-o", &output]).fails(
         4,
         &format!(
-            "error: `mode=delete` would delete files in `{}`\n  |\n  = note: the directory is not below the working directory\n  = help: pass `--allow buildx.local.delete` if that is meant",
+            "error: `mode=delete` would delete files in `{}`\n |\n = note: the directory is not below the working directory\n = help: pass `--allow buildx.local.delete` if that is meant",
             space.text_path("")
         ),
     );
@@ -220,4 +220,50 @@ fn what_the_image_lacks_is_deleted_on_request_alone() {
         .output();
     common::Run::of(run.expect("croze starts")).succeeds();
     assert!(!space.path("elsewhere/old").exists() && space.path("elsewhere/dir/x").is_file());
+}
+
+#[test]
+fn images_are_shown_as_docker_shows_them() {
+    let space = built();
+    let shown = |arguments: &[&str]| space.croze(arguments).succeeds().stdout;
+    assert_eq!(shown(&["inspect", "-f", "{{.Config.Labels}} {{index .RepoTags 0}} {{.Os}}", "app:1"]), "map[a:b] app:1 linux\n");
+    let id = id(&space, "app:1");
+    assert_eq!(shown(&["inspect", "--format={{.Id}}", "app:1"]), format!("{}\n", id.as_str().expect("text")));
+    let json: Value = serde_json::from_str(&shown(&["inspect", "--format", "json", "app:1"])).expect("JSON");
+    assert_eq!(
+        (json["RootFS"]["Layers"].as_array().map(Vec::len), json["Layers"][1]["DiffID"].clone()),
+        (Some(2), json["RootFS"]["Layers"][1].clone())
+    );
+    space
+        .croze(["inspect", "--format", "{{.Id", "app:1"])
+        .fails(2, "error: the template of `--format` cannot be used: `{{` is not closed\n");
+
+    assert_eq!(shown(&["images", "-q", "--no-trunc", "app"]), format!("{}\n", id.as_str().expect("text")));
+    assert_eq!(shown(&["images", "--format", "{{.Repository}}:{{.Tag}}"]), "app:1\nbusybox:latest\n");
+    assert_eq!(
+        shown(&["images", "--format", r"table {{.Repository}}\t{{.Tag}}"]),
+        "REPOSITORY   TAG\napp          1\nbusybox      latest\n"
+    );
+    for (filter, expected) in [("reference=bus*", "busybox\n"), ("reference=app:2", ""), ("label=a", "app\n"), ("label=a=c", "")]
+    {
+        assert_eq!(shown(&["images", "--filter", filter, "--format", "{{.Repository}}"]), expected, "{filter}");
+    }
+    let refused = "error: invalid value for `--filter`: `x=y` is not one of `reference=PATTERN`, `label=KEY[=VALUE]`\n";
+    space.croze(["images", "-f", "x=y"]).fails(2, refused);
+}
+
+#[test]
+fn what_tells_images_apart() {
+    let space = built();
+    space.dockerfile(
+        "FROM busybox\nLABEL a=c d=e\nCOPY --chmod=600 file /file\nRUN mkdir -p /new/deep && chown 5 /bin && rm /bin/busybox\nENV X=1\n",
+    );
+    space.write("ctx/file", "tnetnoc\n");
+    space.build(&["-q", "-t", "app:2"]).succeeds();
+    let apart = |left: &str, right: &str| space.croze(["diff", left, right]).succeeds().stdout;
+    assert_eq!(apart("app:1", "app:1"), "");
+    let expected = "A Env.X: \"1\"\nC Labels.a: \"b\" -> \"c\"\nA Labels.d: \"e\"\n\
+                    C /bin (owner)\nD /bin/busybox\nC /file (content, mode)\nA /new/\n";
+    assert_eq!(apart("app:1", "app:2"), expected);
+    assert!(apart("app:2", "app:1").contains("A /bin/busybox\n"));
 }

@@ -2,7 +2,12 @@
 
 mod common;
 
-use common::{Space, busybox_tar};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Space, busybox_tar, run, skip_unless};
 
 /// Two images that `base` stands for, one after the other.
 fn space() -> Space {
@@ -61,4 +66,119 @@ fn a_lock_file_that_is_none_is_told() {
     assert_eq!(run.code, Some(2), "{}", run.stderr);
     assert!(run.stderr.contains("error: the lock file `ctx/Dockerfile.lock` cannot be used: invalid type"), "{}", run.stderr);
     space.croze(["build", "--lock", "--locked", "ctx"]).fails(2, "error: `--lock` and `--locked` cannot be used together\n");
+}
+
+/// Serves the files of a directory on a free port of loopback, until the test ends; returns `HOST:PORT`.
+fn serve(directory: PathBuf) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let host = listener.local_addr().expect("it is bound").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            // a client that went away is none of the server's business
+            let _ = answer(&directory, stream);
+        }
+    });
+    host
+}
+
+fn answer(directory: &Path, mut client: TcpStream) -> std::io::Result<()> {
+    let lines = BufReader::new(client.try_clone()?).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+    let head: Vec<String> = lines.collect();
+    let target = head.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
+    let path = target.split('?').next().unwrap_or_default().trim_start_matches('/');
+    let (status, body) = match std::fs::read(directory.join(path)) {
+        Ok(body) => ("200 OK", body),
+        Err(_) => ("404 Not Found", Vec::new()),
+    };
+    write!(client, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    client.write_all(&body)
+}
+
+/// Runs git as somebody in `www/tree`, which is served as `tree.git`.
+fn git(space: &Space, arguments: &[&str]) {
+    let mut command = Command::new("git");
+    command.args(["-c", "user.name=T", "-c", "user.email=t@example.invalid"]).args(arguments);
+    command.current_dir(space.path("www/tree")).env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    run(&mut command).succeeds();
+}
+
+fn publish(space: &Space, content: &str) {
+    space.write("www/file", content).write("www/tree/file", content);
+    git(space, &["add", "-A"]);
+    git(space, &["commit", "-qm", content.trim()]);
+    git(space, &["update-server-info"]);
+}
+
+#[test]
+fn downloads_and_git_trees_are_locked_too() {
+    if !skip_unless("downloads_and_git_trees_are_locked_too", &["git"]) {
+        return;
+    }
+    let space = Space::new();
+    space.write("www/tree/.keep", "");
+    git(&space, &["init", "-q", "-b", "main"]);
+    std::os::unix::fs::symlink("tree/.git", space.path("www/tree.git")).expect("a link");
+    publish(&space, "one\n");
+    let host = serve(space.path("www"));
+    let context = format!("named=http://{host}/tree.git#main");
+    space.dockerfile(&format!(
+        "FROM scratch\nADD http://{host}/file /download\nADD http://{host}/tree.git#main /tree/\nCOPY --from=named file /named\n"
+    ));
+    let with_context =
+        |flags: &[&str]| [&["--build-context", &context], flags].concat().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let contents = |flags: &[&str]| {
+        let flags = with_context(flags);
+        let out = space.build_files(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+        ["download", "tree/file", "named"].map(|name| std::fs::read_to_string(out.join(name)).expect("there"))
+    };
+
+    // every kind of name is refused
+    let refused = space.croze([vec!["build".to_owned()], with_context(&["--locked", "ctx"])].concat());
+    assert_eq!(refused.code, Some(4), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains(&format!("the context `named` from `http://{host}/tree.git#main` is not pinned")),
+        "{}",
+        refused.stderr
+    );
+    space.write("named/file", "");
+    let refused = space.croze(["build", "--locked", "--build-context", "named=named", "ctx"]);
+    assert_eq!(refused.code, Some(4), "{}", refused.stderr);
+    for name in ["file", "tree.git"] {
+        assert!(refused.stderr.contains(&format!("`http://{host}/{name}` is not pinned")), "{}", refused.stderr);
+    }
+
+    assert_eq!(contents(&["--lock"]), ["one\n"; 3]);
+    publish(&space, "two\n");
+    assert_eq!(contents(&[]), ["one\n"; 3]);
+    assert_eq!(contents(&["--locked", "--no-cache"]), ["one\n"; 3]);
+    let locked = space.read("ctx/Dockerfile.lock");
+    assert_eq!(contents(&["--lock"]), ["one\n"; 3]);
+    assert_eq!(space.read("ctx/Dockerfile.lock"), locked);
+
+    let lock = |update: &str| {
+        let run = space.croze([vec!["lock".to_owned()], with_context(&[update, "ctx"])].concat());
+        assert_eq!(run.succeeds().stdout, "ctx/Dockerfile.lock\n");
+    };
+    lock(&format!("--update=http://{host}/file"));
+    assert_eq!(contents(&["--locked"]), ["two\n", "one\n", "one\n"]);
+    lock("--update");
+    assert_eq!(contents(&["--locked"]), ["two\n"; 3]);
+    space.croze(["lock", "--update=busybox", "ctx"]).fails(
+        2,
+        "error: nothing is pinned by the name `busybox`\n |\n = help: `--update` without a name asks for all of them anew",
+    );
+}
+
+#[test]
+fn names_are_locked_without_a_build() {
+    let space = space();
+    space.dockerfile("FROM base\nRUN false\n");
+    space.croze(["lock", "ctx"]).succeeds();
+    let locked = space.read("ctx/Dockerfile.lock");
+    assert!(locked.contains("name = \"docker.io/library/base:latest\""), "{locked}");
+    move_base(&space);
+    space.croze(["lock", "ctx"]).succeeds();
+    assert_eq!(space.read("ctx/Dockerfile.lock"), locked);
+    space.croze(["lock", "--update=base", "ctx"]).succeeds();
+    assert_ne!(space.read("ctx/Dockerfile.lock"), locked);
 }

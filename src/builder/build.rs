@@ -12,6 +12,7 @@ use super::inputs::{self, Inputs};
 use super::lock::{self, Lock, Locking};
 use super::output::ProductImage;
 use super::preflight::Preflight;
+use super::remote::Commits;
 use super::report;
 use super::reporter::Reporter;
 use super::sbom;
@@ -25,7 +26,7 @@ use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
 use crate::export::{Claim, Form};
-use crate::graph::{Graph, StepIndex};
+use crate::graph::{Graph, Op, StepIndex};
 use crate::layer::LayerLimits;
 use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Options, Outline, Wanted, Wish};
 use crate::reference::{ImageRef, Platform};
@@ -38,7 +39,7 @@ use crate::source::{self, oci_layout::LayoutAddress};
 use crate::store::Store;
 use crate::task;
 use crate::worker::ahead::Ahead;
-use crate::worker::{LocalWorker, Output, Shared, Sources, Stack, Strictness};
+use crate::worker::{Credentials, LocalWorker, Output, Shared, Sources, Stack, Strictness};
 
 type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
 
@@ -70,6 +71,21 @@ pub async fn build(
     Ok(BuildResult { ran_steps, cached_steps, warnings: planned.warnings, ..exported })
 }
 
+/// See [`super::lock_names`].
+pub async fn lock_names(
+    store: Store,
+    request: BuildRequest,
+    events: Arc<dyn EventSink>,
+    cancel: watch::Receiver<bool>,
+) -> Result<PathBuf, BuildError> {
+    let wish = if request.target.is_some() { Wish::Target } else { Wish::Every };
+    let (mut build, inputs) = Build::open(store, request, events, cancel).await?;
+    let planned = build.plan(&inputs, wish).await.map_err(Refused::into_error)?;
+    let found = build.ask_sources(&planned.plan).await?;
+    build.write_lock(&found)?;
+    build.lock_path.ok_or_else(|| internal("a lock file without a path"))
+}
+
 /// Gives `work` up when the client wants to stop: for what starts no sandbox, and leaves nothing that can be seen when it ends
 /// halfway. Blocking code in it goes on until it ends or the process does.
 async fn unless_canceled<T>(
@@ -99,6 +115,8 @@ pub(super) struct Build {
     /// What names stand for, and where that is written.
     lock: Lock,
     lock_path: Option<PathBuf>,
+    /// What the names of contexts stood for.
+    commits: Commits,
     cancel: watch::Receiver<bool>,
     /// What is built, as the history of builds calls it.
     project: String,
@@ -163,15 +181,19 @@ impl Build {
             let diagnostics = vec![Diagnostic::error_without_place("lock", message)];
             return Err(BuildError { kind: ErrorKind::Usage, diagnostics });
         }
-        let lock = match &lock_path {
+        let mut lock = match &lock_path {
             Some(path) if request.locking != Locking::Update => Lock::read(path)?,
             _ => Lock::default(),
         };
+        if let Locking::Renew(names) = &request.locking {
+            names.iter().try_for_each(|name| lock.forget(name))?;
+        }
         let project = project(&request);
         let Settings { registry, limits } = settings::read(&request.client_env)?;
         let client = Arc::new(super::registry::client(registry, &request.client_env));
         let reporter = Reporter::new(events);
-        let checkouts = unless_canceled(&cancel, super::remote::fetch(&store, &client, &mut request)).await?;
+        let fetching = super::remote::fetch(&store, &client, &mut request, &lock);
+        let (checkouts, commits) = unless_canceled(&cancel, fetching).await?;
         let (request, inputs) = {
             let store = store.clone();
             let opening = task::blocking(move || inputs::open(&store, &mut request, checkouts).map(|inputs| (request, inputs)));
@@ -183,7 +205,8 @@ impl Build {
             let ignore = reporter.announce(format!("[internal] load {name}"));
             reporter.done(ignore, None);
         }
-        Ok((Build { store, client, limits, reporter, request, images: Images::new(), lock, lock_path, cancel, project }, inputs))
+        let build = Build { store, client, limits, reporter, request, images: Images::new(), lock, lock_path, commits, cancel, project };
+        Ok((build, inputs))
     }
 
     /// Parses and lowers; resolves images on the way.
@@ -361,13 +384,7 @@ impl Build {
             numbers: numbers.clone(),
             secrets: std::mem::take(&mut self.request.secrets),
             ssh: std::mem::take(&mut self.request.ssh),
-            proxy_env: self
-                .request
-                .client_env
-                .iter()
-                .filter(|(name, _)| name.to_lowercase().ends_with("_proxy"))
-                .cloned()
-                .collect(),
+            proxy_env: self.request.proxies(),
             default_network: match self.request.network {
                 crate::graph::Network::None => sandbox::Network::None,
                 _ => sandbox::Network::Host,
@@ -404,10 +421,9 @@ impl Build {
         })?;
         let run = attest::Run::of(&self.request, epoch, began.elapsed());
         let mut built = Vec::with_capacity(images.len());
-        let sources = Sources { images: images_by_name, ..worker.sources() };
-        if let (Locking::Write | Locking::Update, Some(path)) = (self.request.locking, &self.lock_path) {
-            Lock::write(path, &sources)?;
-        }
+        let mut sources = Sources { images: images_by_name, ..worker.sources() };
+        sources.commits.append(&mut self.commits);
+        self.write_lock(&sources)?;
         let story = attest::Story { graph: &graph, sources: &sources, parameters, entry_point, detail };
         for (image, output) in images.into_iter().zip(outputs) {
             let told = story.told(image.target);
@@ -419,6 +435,40 @@ impl Build {
             built.push(ProductImage { draft: image.draft, stack, claims, provenance: told.for_metadata() });
         }
         Ok(Ran { product: super::output::Product { images: built, epoch }, summary })
+    }
+
+    /// Writes the lock file, if that is wanted.
+    fn write_lock(&self, found: &Sources) -> Result<(), BuildError> {
+        match (&self.request.locking, &self.lock_path) {
+            (Locking::Write | Locking::Update | Locking::Renew(_), Some(path)) => self.lock.write(path, found),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for every download and git tree of a plan what its name stands for.
+    async fn ask_sources(&self, plan: &Joined) -> Result<Sources, BuildError> {
+        let mut found = Sources { images: self.image_digests(), commits: self.commits.clone(), ..Sources::default() };
+        let credentials = Credentials(&self.request.secrets);
+        for index in &plan.steps {
+            let step = plan.graph.step(*index);
+            let failed = |error: source::SourceError| report::step_error(&error.into(), Some(step));
+            match &step.op {
+                Op::Http(http) => {
+                    let auth = credentials.http(&http.url);
+                    let fetching = source::http::fetch(&self.store, &self.client, &http.url, http.checksum, auth.as_ref());
+                    let file = unless_canceled(&self.cancel, async { fetching.await.map_err(failed) }).await?;
+                    found.urls.insert(http.url.clone(), file.digest);
+                }
+                Op::Git(git) => {
+                    let access = credentials.git(&git.remote, self.request.default_agent(), self.request.proxies());
+                    let asking = async { source::git::resolve(git, &access).await.map_err(failed) };
+                    let commit = unless_canceled(&self.cancel, asking).await?;
+                    found.commits.insert((git.remote.clone(), git.reference.clone()), commit.id);
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
     }
 
     /// With `--locked`, ends the build here if there is anything that the lock file does not have.

@@ -28,6 +28,7 @@ pub mod archive;
 pub mod attest;
 mod build;
 mod calls;
+pub mod diff;
 mod disk;
 pub mod explain;
 pub mod fsck;
@@ -111,6 +112,16 @@ impl BuildRequest {
         let asked = self.build_args.iter().rev().find(|(name, _)| name == "BUILDKIT_MULTI_PLATFORM");
         let asked = asked.is_some_and(|(_, value)| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"));
         if asked || self.platforms.len() > 1 { Form::Index } else { Form::Manifest }
+    }
+
+    /// Proxies of the client, by the names of its variables.
+    fn proxies(&self) -> Vec<(String, String)> {
+        self.client_env.iter().filter(|(name, _)| name.to_lowercase().ends_with("_proxy")).cloned().collect()
+    }
+
+    /// The socket of the client's ssh agent.
+    fn default_agent(&self) -> Option<PathBuf> {
+        self.ssh.iter().find(|agent| agent.id == "default").map(|agent| agent.socket.clone())
     }
 
     /// The build's time in whole seconds since 1970.
@@ -307,6 +318,21 @@ pub struct Finding {
     pub detail: String,
     /// Where, as the bytes of whole lines.
     pub lines: Span,
+}
+
+/// Writes what the names in all stages (or in those that `--target` needs) stand for into the lock file, and returns its path.
+/// No step runs; downloads are fetched, images and git trees are only asked for. [`BuildRequest::locking`] says what of the
+/// file there counts.
+///
+/// # Errors
+/// What a build would fail with before its first step; a source that cannot be reached.
+pub async fn lock_names(
+    store: Store,
+    request: BuildRequest,
+    events: Arc<dyn EventSink>,
+    cancel: watch::Receiver<bool>,
+) -> Result<PathBuf, BuildError> {
+    build::lock_names(store, request, events, cancel).await
 }
 
 /// Opens the store at `root`.

@@ -24,10 +24,14 @@ pub enum Command {
     Import(ImportArgs),
     /// List the images in the store
     Images(ImagesArgs),
-    /// Print what an image is made of, as JSON
+    /// Print what an image is made of, as JSON or by a template
     Inspect(InspectArgs),
     /// List the instructions that an image was made by, latest first
-    History(InspectArgs),
+    History(HistoryArgs),
+    /// Tell in which settings and files two images differ
+    Diff(DiffArgs),
+    /// Write what the names in a Dockerfile stand for into Dockerfile.lock
+    Lock(Box<LockArgs>),
     /// Put the images of an archive into the store
     Load(LoadArgs),
     /// Write images as an archive for Docker, Podman and containerd
@@ -141,6 +145,57 @@ pub struct ImagesArgs {
     /// Where the store is.
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Print IDs alone
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print whole IDs
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Images that fit all of these: reference=PATTERN, label=KEY[=VALUE]
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<String>,
+    /// What to print of each: json, or a template such as '{{.Repository}}:{{.Tag}}', `table` before it for a header
+    #[arg(long, value_name = "TEMPLATE")]
+    pub format: Option<String>,
+    /// Images whose repository (with tag, if it has one) fits this pattern
+    #[arg(value_name = "PATTERN")]
+    pub pattern: Option<String>,
+}
+
+/// `croze diff`.
+#[derive(Debug, clap::Args)]
+pub struct DiffArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Name of one image
+    #[arg(value_name = "A")]
+    pub left: String,
+    /// Name of the other
+    #[arg(value_name = "B")]
+    pub right: String,
+}
+
+/// `croze lock`. What a build with the same flags would ask for is locked.
+#[derive(Debug, clap::Args)]
+pub struct LockArgs {
+    /// Ask anew for this name of an image, URL or git remote, or for all; may be repeated
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub update: Vec<String>,
+    /// As for `croze build`.
+    #[command(flatten)]
+    pub build: BuildArgs,
+}
+
+/// `croze history`.
+#[derive(Debug, clap::Args)]
+pub struct HistoryArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Name of the image
+    #[arg(value_name = "NAME")]
+    pub name: String,
 }
 
 /// `croze inspect`.
@@ -149,9 +204,12 @@ pub struct InspectArgs {
     /// Where the store is.
     #[command(flatten)]
     pub store: StoreArgs,
-    /// Name of the image
-    #[arg(value_name = "NAME")]
-    pub name: String,
+    /// What to print: json, or a template such as '{{.Config.Env}}', with Docker's names
+    #[arg(short, long, value_name = "TEMPLATE")]
+    pub format: Option<String>,
+    /// Names of the images
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
 }
 
 /// `croze load`.

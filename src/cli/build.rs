@@ -141,10 +141,10 @@ pub fn print_result(line: &str) -> Result<(), Failure> {
 }
 
 /// What a build gave, and the first signal's number.
-type Outcome<T> = (Result<T, BuildError>, Option<u8>);
+pub(super) type Outcome<T> = (Result<T, BuildError>, Option<u8>);
 
 /// Runs a build on a runtime of one thread, ticking the console and passing signals on.
-fn drive<T, F>(console: &Console, build: impl FnOnce(watch::Receiver<bool>) -> F) -> Result<Outcome<T>, Failure>
+pub(super) fn drive<T, F>(console: &Console, build: impl FnOnce(watch::Receiver<bool>) -> F) -> Result<Outcome<T>, Failure>
 where
     F: Future<Output = Result<T, BuildError>>,
 {

@@ -1,21 +1,18 @@
-//! The commands about images in the store: import, list, inspect, load, save, tag, remove.
+//! The commands about images in the store: import, history, diff, load, save, tag, remove.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use crate::builder::archive::{self, Destination};
-use crate::builder::images::{self, ImageFacts};
-use crate::builder::{self, import};
-use crate::cli::args::{ImagesArgs, ImportArgs, InspectArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
+use crate::builder::{self, diff, images, import};
+use crate::cli::args::{DiffArgs, HistoryArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
 use crate::cli::build::{open_store, print_result, tidy};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
-use crate::cli::say;
+use crate::cli::listing::{columns, size};
 use crate::diagnostic::Diagnostic;
-use crate::diagnostic::render::render;
 use crate::reference::{ImageRef, Platform};
 
 /// Makes an image of a root file system and names it; prints the name and the image ID.
@@ -44,36 +41,23 @@ pub fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failur
     print_result(&format!("{} {}", image.name, image.config_digest))
 }
 
-/// Lists all images, one line each.
+/// Prints in which settings and files two images differ, a line each: `A` was added, `C` changed, `D` is gone.
 ///
 /// # Errors
-/// The store cannot be read.
-pub fn list(args: &ImagesArgs, environment: &Environment) -> Result<(), Failure> {
+/// There is no such image, or its files are not in the store.
+pub fn diff(args: &DiffArgs, environment: &Environment) -> Result<(), Failure> {
+    let (left, right) = (image_ref(&args.left)?, image_ref(&args.right)?);
+    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
     let store = open_store(args.store.root.as_deref(), environment)?;
-    let (images, damaged) = images::list(&store).map_err(|error| Failure::build(error, None))?;
-    for diagnostic in &damaged {
-        say(&(render(diagnostic, environment.color) + "\n"));
-    }
-    print_result(table(&images).trim_end())
-}
-
-/// Prints all that is known of an image as JSON.
-///
-/// # Errors
-/// There is no such image, or the store cannot be read.
-pub fn inspect(args: &InspectArgs, environment: &Environment) -> Result<(), Failure> {
-    let name = image_ref(&args.name)?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
-    let image = images::inspect(&store, &name).map_err(|error| Failure::build(error, None))?;
-    let json = serde_json::to_string_pretty(&image).map_err(|error| Failure::environment("json", &error))?;
-    print_result(&json)
+    let lines = diff::diff(&store, &left, &right).map_err(|error| Failure::build(error, None))?;
+    lines.iter().try_for_each(|line| print_result(&line.to_string()))
 }
 
 /// Lists the items of an image's history, latest first: when, by what, the layer's size.
 ///
 /// # Errors
 /// There is no such image, or the store cannot be read.
-pub fn history(args: &InspectArgs, environment: &Environment) -> Result<(), Failure> {
+pub fn history(args: &HistoryArgs, environment: &Environment) -> Result<(), Failure> {
     let name = image_ref(&args.name)?;
     let store = open_store(args.store.root.as_deref(), environment)?;
     let image = images::inspect(&store, &name).map_err(|error| Failure::build(error, None))?;
@@ -165,61 +149,6 @@ pub fn remove(args: &RmiArgs, environment: &Environment) -> Result<(), Failure> 
     Ok(())
 }
 
-fn image_ref(text: &str) -> Result<ImageRef, Failure> {
+pub(super) fn image_ref(text: &str) -> Result<ImageRef, Failure> {
     text.parse().map_err(|error| Failure::usage(Diagnostic::error_without_place("bad-name", format!("{error}"))))
-}
-
-/// Columns as wide as their widest cell; digests cut to 12 hex digits, as Docker prints them.
-fn table(images: &[ImageFacts]) -> String {
-    let header = ["NAME", "IMAGE ID", "PLATFORM", "LAYERS", "SIZE"].map(str::to_owned);
-    let rows = images.iter().map(|image| {
-        let id = image.config_digest.to_string().trim_start_matches("sha256:").chars().take(12).collect();
-        [image.name.clone(), id, image.platform.clone(), image.layers.len().to_string(), size(image.layers_bytes)]
-    });
-    columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>())
-}
-
-/// Columns as wide as they must be, two blanks between them.
-pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(text, "{}", cells.join("  ").trim_end()).expect("strings take everything");
-    }
-    text
-}
-
-/// Bytes for people: `1.9 MB`, in powers of 1000.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
-    if bytes < 1000 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1000.0;
-    let mut unit = 0;
-    while value >= 999.95 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_for_people() {
-        assert_eq!(
-            [size(0), size(999), size(1000), size(1_949_999), size(999_950), size(5_000_000_000)],
-            ["0 B", "999 B", "1.0 kB", "1.9 MB", "1.0 MB", "5.0 GB"]
-        );
-    }
-
-    #[test]
-    fn an_empty_store_lists_a_header() {
-        assert_eq!(table(&[]), "NAME  IMAGE ID  PLATFORM  LAYERS  SIZE\n");
-    }
 }

@@ -23,6 +23,8 @@ mod environment;
 mod explain;
 pub mod failure;
 mod images;
+mod listing;
+mod lock;
 mod login;
 mod metadata;
 pub mod progress;
@@ -30,6 +32,7 @@ mod request;
 mod signals;
 mod stderr;
 mod store;
+mod template;
 mod transfer;
 pub mod values;
 
@@ -53,13 +56,15 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
     let result = match args.command {
         Command::Build(args) => build::run(*args, environment),
         Command::Import(args) => images::import(&args, environment),
-        Command::Images(args) => images::list(&args, environment),
+        Command::Images(args) => listing::list(&args, environment),
         Command::Du(args) => store::du(&args, environment),
         Command::Prune(args) => store::prune(&args, environment),
         Command::Fsck(args) => store::fsck(&args, environment),
         Command::Explain(args) => explain::run(&args, environment),
-        Command::Inspect(args) => images::inspect(&args, environment),
+        Command::Inspect(args) => listing::inspect(&args, environment),
         Command::History(args) => images::history(&args, environment),
+        Command::Diff(args) => images::diff(&args, environment),
+        Command::Lock(args) => lock::run(*args, environment),
         Command::Load(args) => images::load(&args, environment),
         Command::Save(args) => images::save(&args, environment),
         Command::Tag(args) => images::tag(&args, environment),

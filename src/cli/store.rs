@@ -10,7 +10,7 @@ use crate::cli::args::{DuArgs, FsckArgs, PruneArgs, StoreArgs};
 use crate::cli::build::{open_store, print_result, tidy};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
-use crate::cli::images::{columns, size};
+use crate::cli::listing::{columns, size};
 use crate::cli::say;
 use crate::cli::values::{self, BadValue};
 use crate::diagnostic::Diagnostic;

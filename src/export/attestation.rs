@@ -131,7 +131,7 @@ struct SubjectDigest {
 
 impl Subject {
     pub(super) fn new(name: String, digest: Digest) -> Subject {
-        Subject { name, digest: SubjectDigest { sha256: digest.hex().to_owned() } }
+        Subject { name, digest: SubjectDigest { sha256: digest.hex() } }
     }
 }
 

@@ -216,7 +216,8 @@ fn remove_if_there(path: &Path) -> Result<(), SourceError> {
     }
 }
 
-fn is_full_commit(reference: &str) -> bool {
+/// Whether a reference is no name but the commit itself.
+pub fn is_full_commit(reference: &str) -> bool {
     matches!(reference.len(), 40 | 64) && reference.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
