@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use croze::sandbox::{self, DEFAULT_SHM_SIZE_BYTES, Entitled, Exit, Launcher, Marks, Network, Plan, Root, Security};
+use croze::sandbox::{self, DEFAULT_SHM_SIZE_BYTES, Entitled, Exit, Launcher, Marks, Network, Plan, Root, Security, Streams};
 
 const ROUNDS: usize = 300;
 
@@ -102,6 +102,7 @@ fn space_for(space: &Path, base: &Path, name: &str) -> io::Result<Plan> {
         shm_size_bytes: DEFAULT_SHM_SIZE_BYTES,
         rlimits: Vec::new(),
         emulator: None,
+        streams: Streams::Own,
     })
 }
 

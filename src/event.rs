@@ -76,6 +76,10 @@ pub enum Event {
         /// Why it ran, one sentence each; empty for a hit.
         why: Vec<String>,
     },
+    /// Somebody begins to use the display's terminal: nothing is to be written until they end.
+    ShellBegins,
+    /// They have ended.
+    ShellEnds,
     /// A problem that does not stop the build.
     Warning(Box<Diagnostic>),
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use croze::sandbox::{
     DEFAULT_SHM_SIZE_BYTES, Entitled, Exit, Launcher, Marks, Mount, MountKind, Network, Plan, Resource, Root, Running,
-    SandboxError, Security, Stage, Writes,
+    SandboxError, Security, Stage, Streams, Writes,
 };
 use tempfile::TempDir;
 
@@ -80,6 +80,7 @@ impl Space {
             shm_size_bytes: DEFAULT_SHM_SIZE_BYTES,
             rlimits: Vec::new(),
             emulator: None,
+            streams: Streams::Own,
         }
     }
 

@@ -26,7 +26,7 @@ use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
 use crate::export::{Claim, Form};
-use crate::graph::{Graph, Op, StepIndex};
+use crate::graph::{Graph, Network, Op, StepIndex};
 use crate::layer::LayerLimits;
 use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Options, Outline, Wanted, Wish};
 use crate::reference::{ImageRef, Platform};
@@ -39,7 +39,7 @@ use crate::source::{self, oci_layout::LayoutAddress};
 use crate::store::Store;
 use crate::task;
 use crate::worker::ahead::Ahead;
-use crate::worker::{Credentials, LocalWorker, Output, Shared, Sources, Stack, Strictness};
+use crate::worker::{Credentials, LocalWorker, Output, Shared, Shells, Sources, Stack, Strictness};
 
 type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
 
@@ -205,7 +205,8 @@ impl Build {
             let ignore = reporter.announce(format!("[internal] load {name}"));
             reporter.done(ignore, None);
         }
-        let build = Build { store, client, limits, reporter, request, images: Images::new(), lock, lock_path, commits, cancel, project };
+        let build =
+            Build { store, client, limits, reporter, request, images: Images::new(), lock, lock_path, commits, cancel, project };
         Ok((build, inputs))
     }
 
@@ -385,12 +386,10 @@ impl Build {
             secrets: std::mem::take(&mut self.request.secrets),
             ssh: std::mem::take(&mut self.request.ssh),
             proxy_env: self.request.proxies(),
-            default_network: match self.request.network {
-                crate::graph::Network::None => sandbox::Network::None,
-                _ => sandbox::Network::Host,
-            },
+            default_network: default_network(self.request.network),
             entitled: entitled(&self.request.allow),
             cgroup_parent: self.request.cgroup_parent.clone(),
+            shells: self.request.on_failure.map(Shells::new),
             now_secs: self.now_secs(),
             ahead: Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch) },
             processors,
@@ -577,6 +576,14 @@ fn project(request: &BuildRequest) -> String {
         DockerfileSource::Stream(_) => "-".to_owned(),
     };
     format!("{context}\0{dockerfile}\0{}", request.target.as_deref().unwrap_or_default())
+}
+
+/// What `Network::Default` means to a command.
+pub fn default_network(asked: Network) -> sandbox::Network {
+    match asked {
+        Network::None => sandbox::Network::None,
+        Network::Default | Network::Host => sandbox::Network::Host,
+    }
 }
 
 fn entitled(allow: &[Entitlement]) -> Option<sandbox::Entitled> {

@@ -20,9 +20,11 @@ use crate::store::Store;
 pub use attest::Attestations;
 pub use disk::DISK_FULL;
 pub use lock::Locking;
+pub use run::{RunRequest, RunResult, Volume, run};
 
 pub use crate::plan::limits::{BadLimit, retry, time_limit};
 pub use crate::worker::{Secret, SecretSource, SshAgent, Strictness};
+pub use crate::worker::{StandardStreams, Wiring};
 
 pub mod archive;
 pub mod attest;
@@ -43,6 +45,7 @@ pub mod registry;
 mod remote;
 mod report;
 mod reporter;
+mod run;
 mod sbom;
 mod settings;
 
@@ -96,6 +99,8 @@ pub struct BuildRequest {
     pub ulimits: Vec<(String, u64, u64)>,
     /// `--step-timeout`, `--no-output-timeout`, `--retry-run`.
     pub limits: Limits,
+    /// A shell for people where a command has failed, wired like this.
+    pub on_failure: Option<Wiring>,
     /// RUN steps at the same time.
     pub max_parallelism: usize,
     /// The time that new layers get.

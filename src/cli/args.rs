@@ -20,6 +20,8 @@ pub struct Args {
 pub enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// Run the command of an image, and forget what it writes to the image's files
+    Run(Box<RunArgs>),
     /// Make an image of one layer from a root file system
     Import(ImportArgs),
     /// List the images in the store
@@ -120,6 +122,61 @@ pub struct StoreArgs {
     /// Directory of the store [default: $CROZE_ROOT, /var/lib/croze for root, $XDG_DATA_HOME/croze for others]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+}
+
+/// `croze run`: flags as those of `docker run`; `--rm` is what always happens.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Give the command standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Variable; the name alone takes it from the environment
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// File or directory of this machine
+    #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro]")]
+    pub volumes: Vec<String>,
+    /// Directory that the command starts in
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User and group that the command runs as
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Program in place of the image's entrypoint
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Network: default, none, host
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// Host name
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Line for /etc/hosts
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub add_hosts: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long, value_name = "BYTES")]
+    pub shm_size: Option<String>,
+    /// Resource limit
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    pub ulimits: Vec<String>,
+    /// Platform of the image [default: the host's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Ask the registry even if the store has the image
+    #[arg(long)]
+    pub pull: bool,
+    #[arg(long, hide = true)]
+    rm: bool,
+    /// Name of the image, and a command in place of the image's: all that follows the name is the command's
+    #[arg(value_name = "IMAGE [COMMAND]", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub image_and_command: Vec<String>,
 }
 
 /// `croze import`.
@@ -335,6 +392,15 @@ pub enum ProgressMode {
     None,
 }
 
+/// What happens when a command fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnError {
+    /// The build fails
+    Fail,
+    /// A shell in its sandbox, then the build fails
+    Shell,
+}
+
 /// `croze build`. As with Go's flags, the last of several values wins, and a boolean flag may carry `=true` or `=false`.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
@@ -440,6 +506,12 @@ pub struct BuildArgs {
     /// Run a RUN step again, up to N times, when the network failed it (with `:any`, after any failure)
     #[arg(long, value_name = "N[:any]")]
     pub retry_run: Option<String>,
+    /// What to do when a RUN step fails: fail, or open a shell in its sandbox first
+    #[arg(long, value_name = "WHAT")]
+    pub on_error: Option<OnError>,
+    /// The same as `--on-error=shell`
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, value_name = "BOOL", hide_default_value = true, action = ArgAction::Set)]
+    pub debug_on_failure: bool,
     /// RUN steps at the same time
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     pub max_parallelism: u16,

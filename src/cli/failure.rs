@@ -26,6 +26,8 @@ enum Cause {
     Kind(ErrorKind),
     /// `--check` found something; printed already.
     CheckFailed,
+    /// The command of `croze run` ended with this code.
+    Command(u8),
     /// Stopped by this signal.
     Signal(u8),
 }
@@ -63,6 +65,11 @@ impl Failure {
         Failure { cause: Cause::CheckFailed, diagnostics: Vec::new() }
     }
 
+    /// A command that ended with a code other than 0; `why` if it could not be started.
+    pub fn command(code: u8, why: Option<Diagnostic>) -> Failure {
+        Failure { cause: Cause::Command(code), diagnostics: why.into_iter().collect() }
+    }
+
     /// A build that failed; `signal` is the number of the signal that arrived meanwhile, if any.
     pub fn build(error: BuildError, signal: Option<u8>) -> Failure {
         let cause = match (error.kind, signal) {
@@ -82,6 +89,7 @@ impl Failure {
             Cause::Kind(ErrorKind::Environment) => 5,
             Cause::Kind(ErrorKind::Internal) => BUG,
             Cause::Kind(ErrorKind::Interrupted) => 130,
+            Cause::Command(code) => code,
             Cause::Signal(signal) => 128 + signal,
         }
     }

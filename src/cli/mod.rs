@@ -29,6 +29,7 @@ mod login;
 mod metadata;
 pub mod progress;
 mod request;
+mod run;
 mod signals;
 mod stderr;
 mod store;
@@ -55,6 +56,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
     };
     let result = match args.command {
         Command::Build(args) => build::run(*args, environment),
+        Command::Run(args) => run::run(*args, environment),
         Command::Import(args) => images::import(&args, environment),
         Command::Images(args) => listing::list(&args, environment),
         Command::Du(args) => store::du(&args, environment),

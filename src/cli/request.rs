@@ -1,13 +1,16 @@
 //! `croze build`'s arguments as a [`BuildRequest`]. All wrong flags are reported at once.
 
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::builder::{Attestations, BuildRequest, ContextSource, DockerfileSource, Locking, NoCache, Strictness};
-use crate::cli::args::{BuildArgs, ProgressMode};
+use crate::builder::{
+    Attestations, BuildRequest, ContextSource, DockerfileSource, Locking, NoCache, StandardStreams, Strictness, Wiring,
+};
+use crate::cli::args::{BuildArgs, OnError, ProgressMode};
 use crate::cli::call::Call;
 use crate::cli::environment::Environment;
+use crate::cli::failure::Failure;
 use crate::cli::values::{self, BadValue};
 use crate::diagnostic::Diagnostic;
 use crate::graph::{Limits, Network};
@@ -54,6 +57,11 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
     if args.context == "-" && args.file.as_deref() == Some(Path::new("-")) {
         problems.say("two-streams", "context and Dockerfile cannot both be standard input");
     }
+    if on_failure(args.on_error, args.debug_on_failure).is_some()
+        && (args.context == "-" || args.file.as_deref() == Some(Path::new("-")))
+    {
+        problems.say("two-streams", "a shell for failed steps and the context or Dockerfile cannot both read standard input");
+    }
     BuildRequest {
         context: context(&args.context),
         dockerfile: dockerfile(args.file),
@@ -86,6 +94,7 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
                 .flatten(),
             retry: args.retry_run.and_then(|text| problems.one("--retry-run", &text, values::retry)).flatten(),
         },
+        on_failure: on_failure(args.on_error, args.debug_on_failure),
         max_parallelism: usize::from(args.max_parallelism),
         now,
         stdout: Box::new(std::io::stdout()),
@@ -197,6 +206,13 @@ fn platforms(flags: &[String], environment: &Environment, problems: &mut Problem
     problems.all("--platform", texts, platform)
 }
 
+/// How a shell reaches people, if they want one.
+fn on_failure(on_error: Option<OnError>, debug: bool) -> Option<Wiring> {
+    let wanted = on_error.map_or(debug, |on_error| on_error == OnError::Shell);
+    let has_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    wanted.then_some(if has_terminal { Wiring::Terminal } else { Wiring::Streams(StandardStreams::OutputOnStderr) })
+}
+
 fn no_cache(all: bool, stages: Vec<String>) -> NoCache {
     match (all, stages.is_empty()) {
         (true, _) => NoCache::All,
@@ -252,23 +268,37 @@ fn notes(args: &BuildArgs) -> Vec<String> {
 
 /// What is wrong with the flags, so far.
 #[derive(Default)]
-struct Problems(Vec<Diagnostic>);
+pub struct Problems(Vec<Diagnostic>);
 
 impl Problems {
-    fn say(&mut self, code: &'static str, message: impl Into<String>) {
+    /// One more.
+    pub fn say(&mut self, code: &'static str, message: impl Into<String>) {
         self.0.push(Diagnostic::error_without_place(code, message));
     }
 
-    fn one<T>(&mut self, flag: &str, text: &str, read: impl Fn(&str) -> Result<T, BadValue>) -> Option<T> {
+    /// Reads the value of a flag.
+    pub fn one<T>(&mut self, flag: &str, text: &str, read: impl Fn(&str) -> Result<T, BadValue>) -> Option<T> {
         read(text).map_err(|error| self.say("bad-flag", format!("invalid value for `{flag}`: {error}"))).ok()
     }
 
-    fn all<T>(&mut self, flag: &str, texts: &[String], read: impl Fn(&str) -> Result<T, BadValue>) -> Vec<T> {
+    /// Reads all values of a flag.
+    pub fn all<T>(&mut self, flag: &str, texts: &[String], read: impl Fn(&str) -> Result<T, BadValue>) -> Vec<T> {
         texts.iter().filter_map(|text| self.one(flag, text, &read)).collect()
     }
 
-    fn some<T>(&mut self, flag: &str, texts: &[String], read: impl Fn(&str) -> Result<Option<T>, BadValue>) -> Vec<T> {
+    /// The same, where values may be left out.
+    pub fn some<T>(&mut self, flag: &str, texts: &[String], read: impl Fn(&str) -> Result<Option<T>, BadValue>) -> Vec<T> {
         self.all(flag, texts, read).into_iter().flatten().collect()
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All that is wrong; not to be asked when nothing is.
+    pub fn into_failure(self) -> Failure {
+        Failure::usages(self.0)
     }
 }
 

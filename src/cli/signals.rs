@@ -1,7 +1,41 @@
 //! SIGINT and SIGTERM: the first asks the build to stop, a second SIGINT does not wait for it.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::pipe::PipeFlags;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+
+/// The signals that a command gets in place of this process, as a stream of bytes: the number of each as it comes. Must run
+/// inside a tokio runtime, and serves as long as that runs.
+///
+/// # Errors
+/// The kernel refuses a pipe or a handler.
+pub fn as_bytes() -> std::io::Result<OwnedFd> {
+    let kinds = [
+        SignalKind::hangup(),
+        SignalKind::interrupt(),
+        SignalKind::quit(),
+        SignalKind::terminate(),
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+        SignalKind::window_change(),
+    ];
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let writer = Arc::new(writer);
+    for kind in kinds {
+        let (mut signals, writer) = (signal(kind)?, writer.clone());
+        tokio::spawn(async move {
+            let number = u8::try_from(kind.as_raw_value()).unwrap_or_default();
+            while signals.recv().await.is_some() {
+                // a full pipe holds thousands of signals that nobody has looked at
+                let _lost = rustix::io::write(&*writer, &[number]);
+            }
+        });
+    }
+    Ok(reader)
+}
 
 /// Waits for signals as long as a build runs.
 pub struct Signals {

@@ -59,6 +59,14 @@ pub enum BadValue {
     /// No image name.
     #[error(transparent)]
     Reference(#[from] BadReference),
+    /// A path of this machine that cannot be used.
+    #[error("cannot use `{path}`: {reason}")]
+    Path {
+        /// As written.
+        path: String,
+        /// In words.
+        reason: String,
+    },
     /// What croze cannot do (yet).
     #[error("{what} not available")]
     Unavailable {

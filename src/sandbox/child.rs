@@ -14,8 +14,11 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{
-    Rlimit, Signal, chdir, chroot, fchdir, getrlimit, pivot_root, set_parent_process_death_signal, setrlimit, setsid, umask,
+    Rlimit, Signal, chdir, chroot, fchdir, getrlimit, ioctl_tiocsctty, pivot_root, set_parent_process_death_signal, setrlimit,
+    setsid, umask,
 };
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities,
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -24,11 +27,11 @@ use rustix::thread::{
 use super::emulation::Emulation;
 use super::error::Stage;
 use super::mounts::{Overlays, find_inside};
-use super::plan::{Network, Plan, Resource, Root, Security};
+use super::plan::{Network, Plan, Resource, Root, Security, Streams};
 use super::rights::Ids;
 use super::rootfs;
 use super::sys::{self, ExecImage};
-use super::wire::Report;
+use super::wire::{self, Report};
 
 /// A failed step of the set-up and what it was about.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +92,8 @@ pub(super) struct Inherited<'a> {
     pub(super) launcher: &'a OwnedFd,
     /// Which users there are.
     pub(super) ids: Ids,
+    /// Where the builder is told of a terminal.
+    pub(super) control: &'a OwnedFd,
     pub(super) stdin: &'a OwnedFd,
     pub(super) stdout: &'a OwnedFd,
     pub(super) stderr: &'a OwnedFd,
@@ -116,7 +121,7 @@ pub(super) fn become_command<'a>(
     umask(Mode::from_raw_mode(0o022));
     join_keyring().at(Stage::JoinKeyring, program)?;
     setsid().at(Stage::JoinParent, program)?;
-    connect(inherited, plan.uid).at(Stage::ConnectStreams, program)?;
+    connect(inherited, plan).at(Stage::ConnectStreams, program)?;
 
     // From here on no descriptor of ours can reach the command, whatever its working directory names.
     sys::close_on_exec_from(3).at(Stage::ConnectStreams, program)?;
@@ -156,7 +161,7 @@ pub(super) fn become_command_by_root_alone<'a>(
     set_limits(&plan.rlimits)?;
     umask(Mode::from_raw_mode(0o022));
     setsid().at(Stage::JoinParent, program)?;
-    connect(inherited, plan.uid).at(Stage::ConnectStreams, program)?;
+    connect(inherited, plan).at(Stage::ConnectStreams, program)?;
     sys::close_on_exec_from(3).at(Stage::ConnectStreams, program)?;
     chdir(source).and_then(|()| chroot(c".")).and_then(|()| chdir(c"/")).at(Stage::EnterRoot, source)?;
     enter_directory(&plan.cwd).at(Stage::EnterDirectory, &plan.cwd)?;
@@ -267,15 +272,48 @@ fn join_keyring() -> Result<(), Errno> {
     }
 }
 
-fn connect(streams: &Inherited<'_>, uid: u32) -> Result<(), Errno> {
-    // `/dev/stdout` is opened anew by its owner's rights, so the command's user must own the pipes.
-    if streams.ids == Ids::Many {
-        fchown(streams.stdout, Some(Uid::from_raw(uid)), None)?;
-        fchown(streams.stderr, Some(Uid::from_raw(uid)), None)?;
+fn connect(inherited: &Inherited<'_>, plan: &Plan) -> Result<(), Errno> {
+    let user = Some(Uid::from_raw(plan.uid));
+    let terminal;
+    let [stdin, stdout, stderr] = match plan.streams {
+        Streams::Own => {
+            // `/dev/stdout` is opened anew by its owner's rights, so the command's user must own the pipes.
+            if inherited.ids == Ids::Many {
+                fchown(inherited.stdout, user, None)?;
+                fchown(inherited.stderr, user, None)?;
+            }
+            [inherited.stdin, inherited.stdout, inherited.stderr]
+        }
+        Streams::Lent => [inherited.stdin, inherited.stdout, inherited.stderr],
+        Streams::Terminal { rows, columns } => {
+            terminal = open_terminal(inherited.control)?;
+            tcsetwinsize(&terminal, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
+            if inherited.ids == Ids::Many {
+                fchown(&terminal, user, None)?;
+            }
+            ioctl_tiocsctty(&terminal)?;
+            [&terminal; 3]
+        }
+    };
+    sys::dup_to_stdio(stdin, 0)?;
+    sys::dup_to_stdio(stdout, 1)?;
+    sys::dup_to_stdio(stderr, 2)
+}
+
+/// A new terminal of the step's own `/dev/pts`, whose other side goes to the builder. The command's side is opened through the
+/// other one: its name might lead elsewhere.
+fn open_terminal(control: &OwnedFd) -> Result<OwnedFd, Errno> {
+    const DEVPTS_MAGIC: libc::c_long = 0x1cd1;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    let other_side = openat2(CWD, c"/dev/pts/ptmx", flags, Mode::empty(), resolve)?;
+    if fstatfs(&other_side)?.f_type != DEVPTS_MAGIC {
+        return Err(Errno::NODEV);
     }
-    sys::dup_to_stdio(streams.stdin, 0)?;
-    sys::dup_to_stdio(streams.stdout, 1)?;
-    sys::dup_to_stdio(streams.stderr, 2)
+    unlockpt(&other_side)?;
+    let terminal = ioctl_tiocgptpeer(&other_side, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    wire::send_terminal(control, &other_side)?;
+    Ok(terminal)
 }
 
 /// Changes to `path`, making the directories that are missing. The root is the image's by now, so links end inside.

@@ -19,7 +19,7 @@ use rustix::thread::CapabilitySet;
 use super::LAUNCHER_NAME;
 use super::error::SandboxError;
 use super::mounts::{Marks, clone_tree};
-use super::plan::Plan;
+use super::plan::{Plan, Streams};
 use super::sys::{self, Reach};
 use super::wire::{self, Ask, Report, Request};
 use super::{cgroup, launcher, rights};
@@ -30,6 +30,7 @@ pub struct Launcher {
     socket: OwnedFd,
     process: Mutex<Child>,
     id: u32,
+    null: OwnedFd,
     isolation: Isolation,
 }
 
@@ -71,6 +72,8 @@ impl Launcher {
         let failed = |action| move |source| SandboxError::Start { action, source };
         let (ours, theirs) = control_pair().map_err(io::Error::from).map_err(failed("create the sandbox launcher's socket"))?;
         let [name, marks] = launcher::arguments(isolation);
+        let null = openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let null = null.map_err(io::Error::from).map_err(failed("open `/dev/null`"))?;
         let image = protected_copy(program).map_err(failed("protect the program of the sandbox launcher"))?;
         let process = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()))
             .arg0(name)
@@ -81,22 +84,53 @@ impl Launcher {
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed("start the sandbox launcher"))?;
-        Ok(Launcher { socket: ours, id: process.id(), process: Mutex::new(process), isolation })
+        Ok(Launcher { socket: ours, id: process.id(), process: Mutex::new(process), null, isolation })
     }
 
     /// Starts a step and returns at once; failures of its set-up come out of [`Running::wait`]. May be called from any thread.
+    ///
+    /// Its output comes through pipes, its standard input is empty: for plans with [`Streams::Own`].
     ///
     /// # Errors
     /// `SandboxError::LauncherGone`, or `SandboxError::Send` if this process is out of descriptors or memory.
     pub fn spawn(&self, plan: &Plan) -> Result<Running, SandboxError> {
         let failed = |action| move |errno: Errno| SandboxError::Send { action, source: errno.into() };
-        let (control, control_theirs) = control_pair().map_err(failed("create a step's socket"))?;
         let (stdout, stdout_theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("create a step's output pipe"))?;
         let (stderr, stderr_theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("create a step's output pipe"))?;
+        let stdin = rustix::io::fcntl_dupfd_cloexec(&self.null, 3).map_err(failed("give a step its input"))?;
+        let process = self.send(plan, [stdin, stdout_theirs, stderr_theirs])?;
+        Ok(Running { stdout, stderr, process })
+    }
+
+    /// Starts a step that reads and writes what this process does, or that has a terminal: for plans with [`Streams::Lent`] or
+    /// [`Streams::Terminal`]. To be waited for by [`attend`](super::attend).
+    ///
+    /// # Errors
+    /// As for [`Launcher::spawn`].
+    pub fn spawn_attached(&self, plan: &Plan, streams: StandardStreams) -> Result<Process, SandboxError> {
+        let failed = |source| SandboxError::Send { action: "give a step its streams", source };
+        let null = || self.null.try_clone();
+        let ours = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+        let stdin = match streams {
+            StandardStreams::All | StandardStreams::OutputOnStderr => ours(io::stdin().as_fd()),
+            StandardStreams::Output => null(),
+        };
+        let stdout = match streams {
+            StandardStreams::All | StandardStreams::Output => ours(io::stdout().as_fd()),
+            StandardStreams::OutputOnStderr => ours(io::stderr().as_fd()),
+        };
+        let stderr = ours(io::stderr().as_fd());
+        self.send(plan, [stdin.map_err(failed)?, stdout.map_err(failed)?, stderr.map_err(failed)?])
+    }
+
+    fn send(&self, plan: &Plan, streams: [OwnedFd; 3]) -> Result<Process, SandboxError> {
+        let failed = |action| move |errno: Errno| SandboxError::Send { action, source: errno.into() };
+        let (control, control_theirs) = control_pair().map_err(failed("create a step's socket"))?;
+        let kind = plan.streams;
         let plan = write_plan(plan).map_err(|source| SandboxError::Send { action: "write a step's plan", source })?;
-        let request = Request { plan, control: control_theirs, stdout: stdout_theirs, stderr: stderr_theirs };
+        let request = Request { plan, control: control_theirs, streams };
         match request.send(&self.socket) {
-            Ok(()) => Ok(Running { stdout, stderr, control, exit: None, pid: None }),
+            Ok(()) => Ok(Process { control, streams: kind, exit: None, pid: None, terminal: None }),
             Err(Errno::PIPE | Errno::CONNRESET) => Err(self.why_gone()),
             Err(errno) => Err(failed("send a step's plan")(errno)),
         }
@@ -140,20 +174,75 @@ impl Drop for Launcher {
     }
 }
 
-/// A step that was started. Dropping it kills what still runs of it.
+/// Which of this process's standard streams an attached step gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandardStreams {
+    /// All three.
+    All,
+    /// Output and error; its input is empty.
+    Output,
+    /// Input and error, and error again in place of output.
+    OutputOnStderr,
+}
+
+/// A step that was started, with its output. Dropping it kills what still runs of it.
 #[derive(Debug)]
 pub struct Running {
     /// What the command writes to its standard output. Ends when the step has ended.
     pub stdout: OwnedFd,
     /// What the command writes to its standard error. Ends when the step has ended.
     pub stderr: OwnedFd,
-    control: OwnedFd,
-    exit: Option<Exit>,
-    pid: Option<i32>,
+    process: Process,
 }
 
 impl Running {
-    /// Waits for the end of the step. The output must be read meanwhile: a full pipe makes the command wait.
+    /// See [`Process::wait`]. The output must be read meanwhile: a full pipe makes the command wait.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait(&mut self) -> Result<Exit, SandboxError> {
+        self.process.wait()
+    }
+
+    /// See [`Process::try_exit`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn try_exit(&mut self) -> Result<Option<Exit>, SandboxError> {
+        self.process.try_exit()
+    }
+
+    /// See [`Process::exit_fd`].
+    pub fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.process.exit_fd()
+    }
+
+    /// See [`Process::kill`].
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// See [`Process::pid`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pid(&mut self) -> Result<Option<u32>, SandboxError> {
+        self.process.pid()
+    }
+}
+
+/// A step that was started. Dropping it kills what still runs of it.
+#[derive(Debug)]
+pub struct Process {
+    control: OwnedFd,
+    streams: Streams,
+    exit: Option<Exit>,
+    pid: Option<i32>,
+    terminal: Option<OwnedFd>,
+}
+
+impl Process {
+    /// Waits for the end of the step.
     ///
     /// # Errors
     /// What kept the command from running, once; or `SandboxError::LauncherGone`.
@@ -165,15 +254,15 @@ impl Running {
         }
     }
 
-    /// The end of the step if it has come; for use when [`Running::exit_fd`] is readable.
+    /// The end of the step if it has come; for use when [`Process::exit_fd`] is readable.
     ///
     /// # Errors
-    /// As for [`Running::wait`].
+    /// As for [`Process::wait`].
     pub fn try_exit(&mut self) -> Result<Option<Exit>, SandboxError> {
         self.receive(RecvFlags::DONTWAIT)
     }
 
-    /// A descriptor to poll, readable when the step has ended. Not to be read.
+    /// A descriptor to poll, readable when the step may have ended. Not to be read.
     pub fn exit_fd(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
     }
@@ -184,10 +273,23 @@ impl Running {
         let _ = shutdown(&self.control, Shutdown::Write);
     }
 
+    /// The other side of the step's terminal, once it has one; `None` for a step without, or one that has ended.
+    ///
+    /// # Errors
+    /// As for [`Process::wait`].
+    pub fn terminal(&mut self) -> Result<Option<OwnedFd>, SandboxError> {
+        while matches!(self.streams, Streams::Terminal { .. }) && self.terminal.is_none() {
+            if self.receive(RecvFlags::empty())?.is_some() {
+                break;
+            }
+        }
+        Ok(self.terminal.take())
+    }
+
     /// The command's process id as this process sees it; `None` if the step has ended.
     ///
     /// # Errors
-    /// As for [`Running::wait`].
+    /// As for [`Process::wait`].
     pub fn pid(&mut self) -> Result<Option<u32>, SandboxError> {
         // It has ended, and then the answer is its end.
         let _ = Ask::Pid.send(&self.control);
@@ -208,13 +310,14 @@ impl Running {
     /// Takes one report in; the end of the step if it has come.
     fn receive(&mut self, flags: RecvFlags) -> Result<Option<Exit>, SandboxError> {
         if self.exit.is_none() {
-            let (exit, pid) = (&mut self.exit, &mut self.pid);
-            wire::receive_report(&self.control, flags, |report| {
+            let Process { exit, pid, terminal, .. } = self;
+            wire::receive_report(&self.control, flags, |report, descriptor| {
                 match report {
                     Report::Exited(code) => *exit = Some(Exit::Code(code)),
                     Report::Signaled(signal) => *exit = Some(Exit::Signal(signal)),
                     Report::OutOfMemory => *exit = Some(Exit::OutOfMemory),
                     Report::Runs(number) => *pid = Some(number),
+                    Report::Terminal => *terminal = descriptor,
                     Report::Failed { stage, errno, subject } => return Err(wire::explain(stage, errno, subject)),
                 }
                 Ok(())

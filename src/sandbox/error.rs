@@ -27,6 +27,14 @@ pub enum SandboxError {
         /// Why.
         source: io::Error,
     },
+    /// A step's terminal, or our own, cannot be used.
+    #[error("cannot {action}")]
+    Terminal {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// A step of the set-up failed.
     #[error("cannot {} `{subject}`", stage.text())]
     Setup {

@@ -11,7 +11,6 @@ use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{
@@ -60,7 +59,6 @@ pub fn launcher_main() -> ExitCode {
 struct Launcher {
     socket: OwnedFd,
     own_pidfd: OwnedFd,
-    null: OwnedFd,
     isolation: Isolation,
     filter: Vec<libc::sock_filter>,
     ids: Ids,
@@ -123,7 +121,6 @@ impl Launcher {
         Ok(Launcher {
             socket,
             own_pidfd: pidfd_open(getpid(), PidfdFlags::empty())?,
-            null: openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
             isolation,
             filter: seccomp::compile(ids),
             ids,
@@ -201,11 +198,11 @@ impl Launcher {
 
     /// Forks a step. Whatever goes wrong is told to whoever waits for that step.
     fn start(&mut self, request: Request) {
-        let Request { plan, control, stdout, stderr } = request;
+        let Request { plan, control, streams } = request;
         let outcome = read_plan(plan).map_err(|errno| Failure::new(Stage::ReadPlan, errno, "").report(&control));
         let Ok(plan) = outcome else { return };
         let oom_kills = oom_kills();
-        match self.fork(&plan, &control, &stdout, &stderr) {
+        match self.fork(&plan, &control, &streams) {
             Ok((pidfd, pid)) => self.steps.push(Step { pidfd, pid, control, state: State::Running, oom_kills }),
             Err(failure) => failure.report(&control),
         }
@@ -215,8 +212,7 @@ impl Launcher {
         &mut self,
         plan: &'a Plan,
         control: &OwnedFd,
-        stdout: &OwnedFd,
-        stderr: &OwnedFd,
+        [stdin, stdout, stderr]: &[OwnedFd; 3],
     ) -> Result<(OwnedFd, u32), Failure<'a>> {
         let command = Command::prepare(plan)?;
         let program = plan.args.first().map_or("", String::as_str);
@@ -238,7 +234,8 @@ impl Launcher {
                 let inherited = Inherited {
                     launcher: &self.own_pidfd,
                     ids: self.ids,
-                    stdin: &self.null,
+                    control,
+                    stdin,
                     stdout,
                     stderr,
                     emulation: emulation.map(|at| &self.emulations[at]),

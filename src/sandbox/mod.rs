@@ -20,8 +20,9 @@
 //!
 //! Not here yet: a control group for each step; the one that a user names holds the launcher with all its steps.
 //!
-//! Reading order: `rights`, `plan`, `client`, `wire`, `launcher`, `child`, `rootfs`, `mounts`, `seccomp`, `sys`.
+//! Reading order: `rights`, `plan`, `client`, `attached`, `wire`, `launcher`, `child`, `rootfs`, `mounts`, `seccomp`, `sys`.
 
+mod attached;
 mod cgroup;
 mod child;
 mod client;
@@ -37,11 +38,14 @@ mod seccomp;
 mod sys;
 mod wire;
 
-pub use client::{Exit, Isolation, Launcher, Running};
+pub use attached::{attend, terminal_like_ours};
+pub use client::{Exit, Isolation, Launcher, Process, Running, StandardStreams};
 pub use error::{SandboxError, Stage};
 pub use launcher::{is_launcher, launcher_main};
 pub use mounts::Marks;
-pub use plan::{DEFAULT_SHM_SIZE_BYTES, Emulator, Entitled, Mount, MountKind, Network, Plan, Resource, Root, Security, Writes};
+pub use plan::{
+    DEFAULT_SHM_SIZE_BYTES, Emulator, Entitled, Mount, MountKind, Network, Plan, Resource, Root, Security, Streams, Writes,
+};
 pub use rights::{Remedy, Rights, RightsError, acquire};
 
 /// The name under which the program is started again as a launcher.

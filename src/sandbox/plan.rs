@@ -39,6 +39,9 @@ pub struct Plan {
     pub rlimits: Vec<(Resource, u64, u64)>,
     /// What runs the programs of another processor; `None` where none is needed, or the machine has one registered.
     pub emulator: Option<Emulator>,
+    /// What its standard streams are.
+    #[serde(default)]
+    pub streams: Streams,
 }
 
 /// A program that runs those of another processor.
@@ -50,6 +53,23 @@ pub struct Emulator {
     pub magic: Vec<u8>,
     /// Which bits of it count; as long as `magic`.
     pub mask: Vec<u8>,
+}
+
+/// What a command's standard streams are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Streams {
+    /// Descriptors made for it, whose owner it becomes.
+    #[default]
+    Own,
+    /// Descriptors of somebody else's, used as they are.
+    Lent,
+    /// A terminal of its own `/dev/pts`, as large as ours is: the command may ask before we could tell.
+    Terminal {
+        /// Lines.
+        rows: u16,
+        /// Characters in each.
+        columns: u16,
+    },
 }
 
 /// Docker's size of `/dev/shm`.

@@ -1,7 +1,7 @@
 //! What the builder's side and the launcher say to each other. Both are the same program, so there is no version.
 //!
-//! A request is one message on the launcher's socket with four descriptors: the plan (a memory file of JSON), the step's end of
-//! its control socket, and what becomes its standard output and error. All else about that step goes over its control socket:
+//! A request is one message on the launcher's socket with five descriptors: the plan (a memory file of JSON), the step's end of
+//! its control socket, and what becomes its standard streams. All else about that step goes over its control socket:
 //! the builder closing its writing half means "kill", and it may send an [`Ask`]; in the other direction go [`Report`]s, of which
 //! one that tells the end is the last.
 
@@ -21,15 +21,20 @@ use super::error::{SandboxError, Stage};
 pub(super) struct Request {
     pub(super) plan: OwnedFd,
     pub(super) control: OwnedFd,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
+    /// Standard input, output, error.
+    pub(super) streams: [OwnedFd; 3],
 }
+
+/// How many descriptors come with a request.
+const REQUEST_FDS: usize = 5;
 
 impl Request {
     /// Hands the descriptors over as one message.
     pub(super) fn send(&self, socket: impl AsFd) -> Result<(), Errno> {
-        let fds: [BorrowedFd<'_>; 4] = [self.plan.as_fd(), self.control.as_fd(), self.stdout.as_fd(), self.stderr.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let [stdin, stdout, stderr] = &self.streams;
+        let fds: [BorrowedFd<'_>; REQUEST_FDS] =
+            [self.plan.as_fd(), self.control.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let fits = ancillary.push(SendAncillaryMessage::ScmRights(&fds));
         debug_assert!(fits, "the buffer is sized for these descriptors");
@@ -39,7 +44,7 @@ impl Request {
 
     /// The next request, or `None` when the builder's side has closed the socket.
     pub(super) fn receive(socket: impl AsFd) -> Result<Option<Request>, Errno> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0; 1];
         let received = rustix::io::retry_on_intr(|| {
@@ -52,10 +57,10 @@ impl Request {
             .drain()
             .filter_map(|message| if let RecvAncillaryMessage::ScmRights(fds) = message { Some(fds) } else { None })
             .flatten();
-        let fds: Result<[OwnedFd; 4], _> = fds.collect::<Vec<_>>().try_into();
+        let fds: Result<[OwnedFd; REQUEST_FDS], _> = fds.collect::<Vec<_>>().try_into();
         match fds {
-            Ok([plan, control, stdout, stderr]) if !received.flags.contains(ReturnFlags::CTRUNC) => {
-                Ok(Some(Request { plan, control, stdout, stderr }))
+            Ok([plan, control, stdin, stdout, stderr]) if !received.flags.contains(ReturnFlags::CTRUNC) => {
+                Ok(Some(Request { plan, control, streams: [stdin, stdout, stderr] }))
             }
             // The kernel drops descriptors when this process may not open more.
             _ => Err(Errno::MFILE),
@@ -103,6 +108,8 @@ impl Ask {
 pub(super) enum Report<'a> {
     /// It runs, as this process of the launcher's.
     Runs(i32),
+    /// It has a terminal, whose other side comes with this.
+    Terminal,
     /// It never came to run the command.
     Failed { stage: Stage, errno: Errno, subject: &'a [u8] },
     /// The command returned.
@@ -127,6 +134,7 @@ impl<'a> Report<'a> {
             Report::Signaled(signal) => (2, 0, signal, &b""[..]),
             Report::Runs(pid) => (3, 0, pid, &b""[..]),
             Report::OutOfMemory => (4, 0, 0, &b""[..]),
+            Report::Terminal => (5, 0, 0, &b""[..]),
         };
         let number = number.to_le_bytes();
         let head: [u8; HEAD_BYTES] = [kind, stage, number[0], number[1], number[2], number[3]];
@@ -145,25 +153,49 @@ impl<'a> Report<'a> {
             2 => Some(Report::Signaled(number)),
             3 => Some(Report::Runs(number)),
             4 => Some(Report::OutOfMemory),
+            5 => Some(Report::Terminal),
             _ => None,
         }
     }
 }
 
-/// Reads a step's report and passes it to `then`; `EAGAIN` if there is none yet and `flags` say not to wait.
+/// Reports a terminal and hands its other side over.
+pub(super) fn send_terminal(control: impl AsFd, other_side: impl AsFd) -> Result<(), Errno> {
+    let head: [u8; HEAD_BYTES] = [5, 0, 0, 0, 0, 0];
+    let fds = [other_side.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fits = ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    debug_assert!(fits, "the buffer is sized for one descriptor");
+    sendmsg(control, &[IoSlice::new(&head)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Reads a step's report and passes it to `then`, with the descriptor that came with it; `EAGAIN` if there is none yet and `flags` say not to wait.
 pub(super) fn receive_report<T>(
     control: impl AsFd,
     flags: RecvFlags,
-    then: impl FnOnce(Report<'_>) -> Result<T, SandboxError>,
+    then: impl FnOnce(Report<'_>, Option<OwnedFd>) -> Result<T, SandboxError>,
 ) -> Result<Option<T>, SandboxError> {
     let mut buffer = [0; REPORT_BYTES];
-    let (_, length) = match rustix::io::retry_on_intr(|| rustix::net::recv(&control, &mut buffer[..], flags)) {
-        Ok(received) => received,
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        recvmsg(&control, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)
+    });
+    let length = match received {
+        Ok(received) => received.bytes,
         Err(Errno::AGAIN) => return Ok(None),
         Err(errno) => return Err(SandboxError::Send { action: "receive from the sandbox launcher", source: errno.into() }),
     };
+    let fds = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let descriptor = fds.flatten().next();
     // An empty message is the end of the stream: the launcher is no more.
-    Report::parse(&buffer[..length]).ok_or(SandboxError::LauncherGone).and_then(then).map(Some)
+    let report = Report::parse(&buffer[..length]).ok_or(SandboxError::LauncherGone)?;
+    then(report, descriptor).map(Some)
 }
 
 /// The error that a failure at `stage` means to the caller.
@@ -201,7 +233,7 @@ mod tests {
     fn check(report: Report<'_>) {
         let (ours, theirs) = pair();
         report.send(&theirs).expect("sent");
-        let found = receive_report(&ours, RecvFlags::empty(), |found| {
+        let found = receive_report(&ours, RecvFlags::empty(), |found, _| {
             assert_eq!(found, report);
             Ok(())
         });
@@ -215,6 +247,17 @@ mod tests {
         check(Report::OutOfMemory);
         check(Report::Runs(7));
         check(Report::Failed { stage: Stage::FindTarget, errno: Errno::NOENT, subject: b"/a" });
+    }
+
+    #[test]
+    fn a_terminal_comes_with_its_other_side() {
+        let (ours, theirs) = pair();
+        send_terminal(&theirs, &ours).expect("sent");
+        let found = receive_report(&ours, RecvFlags::empty(), |report, descriptor| {
+            assert_eq!(report, Report::Terminal);
+            Ok(descriptor.is_some())
+        });
+        assert_eq!(found.expect("received"), Some(true));
     }
 
     #[test]
@@ -232,7 +275,7 @@ mod tests {
     fn a_long_subject_is_cut() {
         let (ours, theirs) = pair();
         Report::Failed { stage: Stage::OpenTree, errno: Errno::IO, subject: &[b'x'; 9000] }.send(&theirs).expect("sent");
-        let length = receive_report(&ours, RecvFlags::empty(), |report| match report {
+        let length = receive_report(&ours, RecvFlags::empty(), |report, _| match report {
             Report::Failed { subject, .. } => Ok(subject.len()),
             other => panic!("{other:?}"),
         });
@@ -243,14 +286,14 @@ mod tests {
     fn a_closed_socket_means_that_the_launcher_is_gone() {
         let (ours, theirs) = pair();
         drop(theirs);
-        let found = receive_report(&ours, RecvFlags::empty(), |_| Ok(()));
+        let found = receive_report(&ours, RecvFlags::empty(), |_, _| Ok(()));
         assert!(matches!(found, Err(SandboxError::LauncherGone)), "{found:?}");
     }
 
     #[test]
     fn no_report_yet_is_not_an_error() {
         let (ours, _theirs) = pair();
-        assert!(matches!(receive_report(&ours, RecvFlags::DONTWAIT, |_| Ok(())), Ok(None)));
+        assert!(matches!(receive_report(&ours, RecvFlags::DONTWAIT, |_, _| Ok(())), Ok(None)));
     }
 
     #[test]

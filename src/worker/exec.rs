@@ -10,7 +10,7 @@ use super::fittings::Fittings;
 use super::identity::{Identity, identify};
 use super::mounts::Mounted;
 use super::processes::Details;
-use super::program::{self, NotStarted};
+use super::program;
 use super::workplace::Workplace;
 use super::{Shared, Stack};
 use crate::digest::{Digest, Hasher};
@@ -67,6 +67,9 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
         WorkError::Sandbox(SandboxError::LauncherGone) => surroundings.launcher.why_gone().into(),
         error => explained(error, op, &view),
     })?;
+    if let (Some(shells), true) = (&shared.shells, !matches!(ending, Ending::Exit(Exit::Code(0)))) {
+        shells.open(plan, &view, &temp.path, &output, surroundings)?;
+    }
     if let Some(workplace) = workplace {
         let trash = temp.path.join("trash");
         std::fs::create_dir(&trash).map_err(WorkError::system("create a directory for the step"))?;
@@ -107,7 +110,7 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
 }
 
 /// Turns a plan of mounts into one of copies: where nothing can be mounted. The copy takes the place of the upper directory.
-fn by_copy(plan: &mut Plan, identity: &Identity, view: &View, temp: &TempDir) -> Result<Workplace, WorkError> {
+pub(super) fn by_copy(plan: &mut Plan, identity: &Identity, view: &View, temp: &TempDir) -> Result<Workplace, WorkError> {
     let upper = temp.path.join("upper");
     let mounts = std::mem::take(&mut plan.mounts);
     // the directory of the command may be there already, alone
@@ -125,7 +128,8 @@ fn knows_secrets(op: &ExecOp) -> bool {
     op.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Secret { .. }))
 }
 
-fn plan(
+/// What the sandbox is to do for `op`, with directories for its changes in `temp`.
+pub(super) fn plan(
     op: &ExecOp,
     identity: &Identity,
     view: &View,
@@ -202,6 +206,7 @@ fn plan(
         shm_size_bytes: op.shm_size_bytes.unwrap_or(64 << 20),
         rlimits,
         emulator: emulation::needed(&op.platform),
+        streams: sandbox::Streams::Own,
     })
 }
 
@@ -250,10 +255,10 @@ fn ran_out_of_space(tail: &[String], shared: &Shared) -> Result<bool, WorkError>
 fn explained(error: WorkError, op: &ExecOp, view: &View) -> WorkError {
     let WorkError::Sandbox(sandbox) = &error else { return error };
     match program::not_started(sandbox, &op.args, &op.cwd, view) {
-        Some(NotStarted { how, .. }) if matches!(sandbox, SandboxError::NotExecutable { reason: "exec format error", .. }) => {
-            WorkError::Command { how, tail: Vec::new(), hint: emulation::advice(&op.platform) }
+        Some(ended) if matches!(sandbox, SandboxError::NotExecutable { reason: "exec format error", .. }) => {
+            WorkError::Command { how: ended.how(), tail: Vec::new(), hint: emulation::advice(&op.platform) }
         }
-        Some(NotStarted { how, hint }) => WorkError::Command { how, tail: Vec::new(), hint },
+        Some(ended) => WorkError::Command { how: ended.how(), tail: Vec::new(), hint: ended.hint },
         None => error,
     }
 }

@@ -49,11 +49,14 @@ mod processes;
 mod program;
 mod retry;
 mod secret;
+mod session;
 mod sources;
 mod workplace;
 
+pub use crate::sandbox::StandardStreams;
 pub use error::{Expired, WorkError};
 pub use secret::{Credentials, Secret, SecretSource, SshAgent};
+pub use session::{Ended, Shells, Wiring};
 pub use sources::Sources;
 
 /// What a step gives to its readers.
@@ -147,6 +150,8 @@ pub struct Shared {
     pub cgroup_parent: Option<String>,
     /// Proof that `RUN --security=insecure` is allowed.
     pub entitled: Option<sandbox::Entitled>,
+    /// For people who want to look around where a command has failed.
+    pub shells: Option<Shells>,
     /// The time that new layers get, seconds since 1970.
     pub now_secs: i64,
     /// What to compress before an output asks for it.

@@ -6,18 +6,28 @@ use crate::sandbox::SandboxError;
 use crate::snapshot::{FileKind, FileTree, Last, TreePath, resolve};
 
 /// How a command that never began has ended, and what may help.
+#[derive(Debug)]
 pub struct NotStarted {
-    /// In words, the exit code first.
-    pub how: String,
+    /// 127 if it is not there, 126 if it is no program.
+    pub code: u8,
+    /// In words.
+    pub why: String,
     /// What to try.
     pub hint: Option<String>,
+}
+
+impl NotStarted {
+    /// All of it in words.
+    pub fn how(&self) -> String {
+        format!("exit code {}: {}", self.code, self.why)
+    }
 }
 
 /// Explains a failure that is the command's own fault; `None` for those of the sandbox. `args` is the command, `cwd` where it
 /// was to start, `tree` what the image has without mounts.
 pub fn not_started(error: &SandboxError, args: &[String], cwd: &str, tree: &dyn FileTree) -> Option<NotStarted> {
     let code = error.exit_code()?;
-    let ended = |why: String, hint: Option<String>| NotStarted { how: format!("exit code {code}: {why}"), hint };
+    let ended = |why: String, hint: Option<String>| NotStarted { code, why, hint };
     Some(match error {
         SandboxError::NotInPath { program } => {
             let hint = format!("install the program that has `{program}`, or name it by its path");
@@ -71,7 +81,7 @@ pub fn shell_hint(last_line: &str, cwd: &str, tree: &dyn FileTree) -> Option<Str
 }
 
 /// Whether the words look like those that the shell form is made of.
-fn is_shell_form(args: &[String]) -> bool {
+pub fn is_shell_form(args: &[String]) -> bool {
     matches!(args, [_, flag, _] if flag.starts_with('-') && flag.ends_with('c'))
 }
 
@@ -121,7 +131,7 @@ mod tests {
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let error = SandboxError::NotFound { program: args[0].clone() };
         let tree = DirTree::open(temp.path()).expect("opens");
-        assert_eq!(not_started(&error, &args, "/", &tree).map(|ended| ended.how).as_deref(), Some(expected));
+        assert_eq!(not_started(&error, &args, "/", &tree).map(|ended| ended.how()).as_deref(), Some(expected));
     }
 
     #[test]

@@ -70,12 +70,14 @@ struct State {
     warnings: Vec<Diagnostic>,
     /// Whether something was written, so that what follows is set off by a blank line.
     wrote: bool,
+    /// Somebody else uses the terminal: nothing is written.
+    held: bool,
 }
 
 impl State {
     /// Writes what goes without waiting.
     fn write_ready(&mut self) {
-        if !self.out.is_empty() {
+        if !self.out.is_empty() && !self.held {
             stderr::write_ready(&mut self.out);
             self.wrote = true;
         }
@@ -99,7 +101,7 @@ impl Console {
             ProgressMode::Quiet | ProgressMode::None => None,
         };
         let talks = matches!(mode, ProgressMode::Auto | ProgressMode::Plain | ProgressMode::Tty);
-        let state = State { view, out: Vec::new(), warnings: Vec::new(), wrote: false };
+        let state = State { view, out: Vec::new(), warnings: Vec::new(), wrote: false, held: false };
         Console { hurried: AtomicBool::new(false), start: Instant::now(), color, talks, state: Mutex::new(state) }
     }
 
@@ -186,8 +188,14 @@ impl EventSink for Console {
         if let Some(view) = view {
             view.event(&event, now, out);
         }
-        if let Event::Warning(diagnostic) = event {
-            warnings.push(*diagnostic);
+        match event {
+            Event::Warning(diagnostic) => warnings.push(*diagnostic),
+            Event::ShellBegins => {
+                state.write_out(self.patience());
+                state.held = true;
+            }
+            Event::ShellEnds => state.held = false,
+            _ => {}
         }
         if state.out.len() < FULL_BYTES {
             return;
@@ -195,8 +203,13 @@ impl EventSink for Console {
         state.write_ready();
         // output comes on the threads of its commands, which may wait; everything else is short
         while is_output && state.out.len() >= FULL_BYTES && !self.is_hurried() {
+            let held = state.held;
             drop(state);
-            stderr::is_ready(Some(TICK));
+            if held {
+                std::thread::sleep(TICK);
+            } else {
+                stderr::is_ready(Some(TICK));
+            }
             state = self.lock();
             state.write_ready();
         }

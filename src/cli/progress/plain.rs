@@ -83,7 +83,7 @@ impl View for Plain {
             Event::Failed { step, message } => self.close(*step, &format!("ERROR: {}", one_line(message)), now, out),
             // a step that never began is not worth a header
             Event::Canceled { step } if self.step(*step).started.is_some() => self.close(*step, "CANCELED", now, out),
-            Event::Canceled { .. } | Event::Explained { .. } | Event::Warning(_) => {}
+            Event::Canceled { .. } | Event::Explained { .. } | Event::Warning(_) | Event::ShellBegins | Event::ShellEnds => {}
         }
     }
 

@@ -70,6 +70,7 @@ impl View for RawJson {
                 json!({ "statuses": [status] })
             }
             Event::Warning(diagnostic) => json!({ "warnings": [warning(diagnostic)] }),
+            Event::ShellBegins | Event::ShellEnds => return,
         };
         out.extend_from_slice(line.to_string().as_bytes());
         out.push(b'\n');
