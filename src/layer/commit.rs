@@ -30,11 +30,42 @@ pub fn sound(store: &Store, diff_id: &DiffId) -> Result<Option<StoredLayer>, Lay
     if layer.soundness == Soundness::Sound {
         return Ok(Some(layer));
     }
-    // the content rather than the tar: a tree of another builder's layer need not give that builder's tar again
-    if write_tar(&layer.tree, None, &mut io::sink())?.content == layer.record.content {
+    let found = write_tar(&layer.tree, None, &mut io::sink())?;
+    // an unpacked layer's record knows the tar alone; a tree that does not give it again is unpacked anew, from its blob
+    if found.content == layer.record.content || found.diff_id == *diff_id {
         store.layer_proven(diff_id)?;
         return Ok(Some(StoredLayer { soundness: Soundness::Sound, ..layer }));
     }
     store.drop_layer(diff_id)?;
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::layer::{Compression, LayerLimits, unpack};
+
+    #[test]
+    fn an_unpacked_layer_of_an_earlier_boot_is_proven_by_its_tar() {
+        let space = tempfile::tempdir().unwrap();
+        fs::create_dir(space.path().join("tree")).unwrap();
+        fs::write(space.path().join("tree/f"), "x").unwrap();
+        let mut tar = Vec::new();
+        write_tar(&space.path().join("tree"), None, &mut tar).unwrap();
+        let store = Store::open(&space.path().join("store")).unwrap();
+        let layer = unpack(&store, &mut tar.as_slice(), Compression::None, None, None, LayerLimits::NONE).unwrap();
+        let diff_id = layer.record.diff_id;
+        let record = layer.tree.parent().unwrap().join("record");
+        let text = fs::read_to_string(&record).unwrap();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        fs::write(&record, text.replace(boot.trim(), "an-earlier-one")).unwrap();
+        assert_eq!(store.layer(&diff_id).unwrap().unwrap().soundness, Soundness::Unproven);
+        assert_eq!(sound(&store, &diff_id).unwrap().unwrap().soundness, Soundness::Sound);
+        fs::write(&record, text.replace(boot.trim(), "an-earlier-one")).unwrap();
+        drop(fs::remove_file(layer.tree.parent().unwrap().join("proven")));
+        fs::write(layer.tree.join("f"), "y").unwrap();
+        assert!(sound(&store, &diff_id).unwrap().is_none());
+    }
 }
