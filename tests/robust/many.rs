@@ -1,10 +1,11 @@
 //! Many builds, and many steps, at once; the same build elsewhere.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use super::common::{Run, Space, run};
-use super::{REPRODUCIBLE, digest, space, start};
+use super::{REPRODUCIBLE, all_end, digest, mounts, names, space, start};
 
 #[test]
 fn two_fresh_stores_give_the_same_image() {
@@ -75,4 +76,81 @@ fn four_sleeping_stages_sleep_together() {
     space.dockerfile(&format!("{stages}FROM scratch\n{copies}"));
     let out = space.build_files(&["--max-parallelism", "4"]);
     assert_eq!(fs::read_to_string(out.join("d")).expect("a file"), "d\n");
+}
+
+/// Steps of [`many_steps_leave_nothing_behind`]; as many as in a year of a busy machine, where the variable asks for them.
+fn step_count() -> usize {
+    std::env::var("CROZE_TEST_STEPS").ok().map_or(300, |text| text.parse().expect("a number of steps"))
+}
+
+/// What a build holds while it runs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    descriptors: usize,
+    processes: usize,
+    resident_kib: u64,
+}
+
+impl Held {
+    /// `None` when the process has ended.
+    fn of(pid: u32) -> Option<Held> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?;
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count();
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        let launchers: Vec<String> =
+            children.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+        let steps = launchers.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok());
+        let processes = launchers.len() + steps.map(|list| list.split_whitespace().count()).sum::<usize>();
+        Some(Held { descriptors, processes, resident_kib: resident.parse().expect("a number") })
+    }
+
+    fn most(self, other: Held) -> Held {
+        Held {
+            descriptors: self.descriptors.max(other.descriptors),
+            processes: self.processes.max(other.processes),
+            resident_kib: self.resident_kib.max(other.resident_kib),
+        }
+    }
+}
+
+#[test]
+fn many_steps_leave_nothing_behind() {
+    const GROUP: usize = 100;
+    let space = Space::with_busybox();
+    let steps = step_count();
+    let mut text = String::new();
+    let mut last = "FROM scratch\n".to_owned();
+    for first in (0..steps).step_by(GROUP) {
+        let numbers = first..steps.min(first + GROUP);
+        let stages = numbers.clone().map(|number| format!("FROM busybox AS s{number}\nRUN : > /n{number}\n"));
+        let copies = numbers.map(|number| format!("COPY --from=s{number} /n{number} /\n"));
+        text += &stages.chain([format!("FROM scratch AS g{first}\n")]).chain(copies).collect::<String>();
+        last += &format!("COPY --from=g{first} / /\n");
+    }
+    space.dockerfile(&(text + &last));
+    let before = mounts(&space);
+    let mut command = space.command(["build", "--progress=plain", "--max-parallelism", "4", "ctx"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("croze starts");
+    let lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    let (mut done, mut halves) = (0, [Held::default(); 2]);
+    for _ in lines.filter(|line| line.contains(" DONE ")) {
+        done += 1;
+        if let Some(held) = Held::of(child.id()) {
+            let half = &mut halves[usize::from(done > steps)];
+            *half = half.most(held);
+        }
+    }
+    assert!(child.wait().expect("croze ends").success());
+    // each step is a command and a copy
+    assert!(done >= 2 * steps, "{done}");
+    let [first, second] = halves;
+    assert!(second.descriptors <= first.descriptors + 20, "{first:?} {second:?}");
+    assert!(second.processes <= first.processes + 2, "{first:?} {second:?}");
+    assert!(second.resident_kib <= first.resident_kib + first.resident_kib / 2 + 16_384, "{first:?} {second:?}");
+    println!("{steps} steps: at most {first:?}, then {second:?}");
+    all_end(&space.text_path("store"));
+    assert_eq!(mounts(&space), before);
+    assert_eq!(names(&space.path("store/tmp")), [""; 0]);
 }
