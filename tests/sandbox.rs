@@ -415,8 +415,16 @@ fn nothing_is_mounted_over_proc_and_sys() {
 fn a_missing_mount_point_is_named() {
     let Some(space) = Space::new() else { return };
     let mut plan = space.plan("a", "true");
-    plan.mounts = vec![Mount { target: "/no/where".to_owned(), kind: MountKind::Tmpfs { size_bytes: None, mode: 0o755 } }];
-    assert_eq!(space.run(&plan).expect_err("no mount point").to_string(), "cannot find the mount point `/no/where`");
+    // below a mount that nobody may write, so that it cannot be made either
+    fs::create_dir(space.path("shown")).expect("a directory");
+    plan.mounts = [
+        ("/mnt", MountKind::Bind { source: space.path("shown"), subpath: String::new(), writable: false }),
+        ("/mnt/no/where", MountKind::Tmpfs { size_bytes: None, mode: 0o755 }),
+    ]
+    .map(|(target, kind)| Mount { target: target.to_owned(), kind })
+    .to_vec();
+    fs::create_dir_all(space.path("base/mnt")).expect("a directory");
+    assert_eq!(space.run(&plan).expect_err("no mount point").to_string(), "cannot find the mount point `/mnt/no/where`");
 }
 
 #[test]
