@@ -2,7 +2,7 @@
 //!
 //! Our own reader on the `tar` crate's header layout: that crate cuts PAX records at line feeds, which file capabilities may
 //! contain, and then misses the sizes and names that follow.
-//! Sparse files are read with their holes, see [`sparse`](super::sparse).
+//! Sparse files are read with their holes, see [`sparse`].
 //! Spec: POSIX.1-2024 `pax`; GNU tar manual, "Basic Tar Format" (long names).
 
 use std::fs::File;
