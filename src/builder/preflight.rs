@@ -26,7 +26,28 @@ pub struct Preflight {
 
 impl Preflight {
     /// Everything that is not there, in the order of the file. Looks at the contexts' directories: blocks.
+    ///
+    /// Tells each context which of its paths are read: it offers no others from now on.
     pub fn missing(&self) -> Vec<Diagnostic> {
+        // of all files first: they give the hints
+        let mut missing = self.missing_now();
+        if missing.is_empty() {
+            self.ask_contexts();
+            missing = self.missing_now();
+        }
+        missing
+    }
+
+    fn ask_contexts(&self) {
+        for (name, paths) in &self.plan.context_uses {
+            if let Some(context) = self.contexts.get(name) {
+                // the step whose path is no pattern says so, at its place
+                let _ = context.ask_for(paths.iter().map(String::as_str));
+            }
+        }
+    }
+
+    fn missing_now(&self) -> Vec<Diagnostic> {
         let mut diagnostics: Vec<Diagnostic> = self.secrets.iter().filter_map(unreadable_secret).collect();
         for index in &self.plan.steps {
             let step = self.plan.graph.step(*index);

@@ -6,16 +6,17 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, Stat};
 
 use super::digest::{FileDigests, Hashing};
 use super::extract::{ExtractError, Target};
+use super::follow;
 use super::git::Checkout;
 use super::stat_index::{Identity, StatIndex, nanos_since_1970};
 use crate::digest::Digest;
-use crate::dockerfile::ignore::Patterns;
+use crate::dockerfile::ignore::{DirState, PatternError, Patterns};
 use crate::layer::archive::{Packing, Reader};
 use crate::snapshot::builder::LayerBuilder;
 use crate::snapshot::{Dir, DirTree, FileKind, FileTree, Meta, SnapshotError, Time, TreeFile, TreePath, View, Xattrs, dir};
@@ -80,6 +81,8 @@ pub struct Context {
     root: Dir,
     directory: PathBuf,
     ignore: Option<Box<dyn Ignore>>,
+    /// What the build asks for; everything until that is known.
+    asked: OnceLock<Patterns>,
     store: Store,
     /// Loaded when the first digest is asked for.
     index: Mutex<Option<StatIndex>>,
@@ -118,6 +121,7 @@ impl Context {
             root,
             directory: canonical,
             ignore,
+            asked: OnceLock::new(),
             store: store.clone(),
             index: Mutex::default(),
             seen: Mutex::default(),
@@ -172,6 +176,21 @@ impl Context {
         Context::in_temp(store, store.temp_dir()?, None)
     }
 
+    /// Hides, once, what is not named by `paths` (absolute, with wildcards) and not led to by links on them. Contexts that
+    /// are no directory of the client's come whole.
+    ///
+    /// # Errors
+    /// A path that cannot be read as a pattern; then nothing is hidden.
+    pub fn ask_for<'p>(&self, paths: impl IntoIterator<Item = &'p str>) -> Result<(), PatternError> {
+        if self._held.is_some() {
+            return Ok(());
+        }
+        if let Some(patterns) = follow::patterns(&self.files, paths)? {
+            self.asked.get_or_init(|| patterns);
+        }
+        Ok(())
+    }
+
     /// Which ignore pattern hides `path`.
     pub fn hidden_by(&self, path: &TreePath) -> Option<String> {
         self.ignore.as_ref()?.ignored_by(path.as_bytes())
@@ -191,6 +210,15 @@ impl Context {
 
     /// What `path` looks like in the image; `None` if it is hidden.
     fn visible(&self, path: &TreePath, meta: Meta) -> Result<Option<Meta>, SnapshotError> {
+        if let Some(asked) = self.asked.get()
+            && !is_asked(asked, path, &meta)
+        {
+            return Ok(None);
+        }
+        self.left_by_ignore(path, meta)
+    }
+
+    fn left_by_ignore(&self, path: &TreePath, meta: Meta) -> Result<Option<Meta>, SnapshotError> {
         let Some(ignore) = self.ignore.as_ref().filter(|ignore| !path.is_root() && ignore.is_ignored(path.as_bytes())) else {
             return Ok(Some(self.as_offered(meta)));
         };
@@ -209,7 +237,7 @@ impl Context {
 
     fn keeps_below(&self, directory: &TreePath) -> Result<bool, SnapshotError> {
         for (name, meta) in self.files.read_dir(directory)? {
-            if self.visible(&directory.child(&name), meta)?.is_some() {
+            if self.left_by_ignore(&directory.child(&name), meta)?.is_some() {
                 return Ok(true);
             }
         }
@@ -228,10 +256,15 @@ impl FileTree for Context {
     fn read_dir(&self, path: &TreePath) -> Result<Vec<(Vec<u8>, Meta)>, SnapshotError> {
         let mut offered = Vec::new();
         let mut identities = Vec::new();
+        let state = self.asked.get().and_then(|asked| state_of(asked, path));
         for (name, stat) in self.list(path)? {
             let meta = dir::meta_of(&stat);
+            let asked = self.asked.get().zip(state.as_ref());
+            if asked.is_some_and(|(asked, state)| !is_entry_asked(asked, state, &name, &meta)) {
+                continue;
+            }
             let visible = match &self.ignore {
-                Some(_) => self.visible(&path.child(&name), meta)?,
+                Some(_) => self.left_by_ignore(&path.child(&name), meta)?,
                 None => Some(self.as_offered(meta)),
             };
             if let Some(meta) = visible {
@@ -309,6 +342,33 @@ impl Context {
         let dir = self.root.open_beneath(&path.parent())?;
         Ok(identity(&rustix::fs::statat(&dir, path.file_name().unwrap_or_default(), AtFlags::SYMLINK_NOFOLLOW)?))
     }
+}
+
+/// What is known of the entries of a directory; `None` if all of them are asked for.
+fn state_of(asked: &Patterns, directory: &TreePath) -> Option<DirState> {
+    let mut state = asked.root();
+    for name in directory.components() {
+        let entry = state.enter(asked, name);
+        if entry.ignored && !asked.has_exceptions() {
+            return None;
+        }
+        state = entry.below;
+    }
+    Some(state)
+}
+
+/// Whether a path is asked for, itself or for the sake of something below it.
+fn is_asked(asked: &Patterns, path: &TreePath, meta: &Meta) -> bool {
+    let Some(name) = path.file_name() else { return true };
+    state_of(asked, &path.parent()).is_none_or(|state| is_entry_asked(asked, &state, name, meta))
+}
+
+/// The same for an entry of a directory.
+fn is_entry_asked(asked: &Patterns, state: &DirState, name: &[u8], meta: &Meta) -> bool {
+    let entry = state.enter(asked, name);
+    let is_on_the_way = meta.kind == FileKind::Directory && entry.below.may_match(asked);
+    // what matches is asked for: these patterns are turned around
+    entry.ignored || is_on_the_way
 }
 
 fn identity(stat: &Stat) -> Identity {

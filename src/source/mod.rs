@@ -10,6 +10,7 @@ pub mod context;
 pub mod digest;
 mod error;
 pub mod extract;
+mod follow;
 pub mod git;
 pub mod http;
 pub mod image;
