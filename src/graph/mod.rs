@@ -253,6 +253,10 @@ pub struct GitOp {
     pub keep_git_dir: bool,
     /// Commit (or a prefix of it) that it must be.
     pub checksum: Option<String>,
+    /// Fetch submodules too.
+    pub submodules: bool,
+    /// Give all files the time of the commit, in place of that of the checkout.
+    pub commit_times: bool,
 }
 
 /// A command in a sandbox.

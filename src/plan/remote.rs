@@ -30,6 +30,10 @@ pub(crate) struct GitReference {
     pub keep_git_dir: Option<bool>,
     /// `?checksum=` or `?commit=`.
     pub checksum: Option<String>,
+    /// `?submodules=`.
+    pub submodules: Option<bool>,
+    /// `?mtime=commit`.
+    pub commit_times: bool,
 }
 
 impl GitReference {
@@ -41,6 +45,8 @@ impl GitReference {
             subdir: self.subdir,
             keep_git_dir: self.keep_git_dir.unwrap_or(false),
             checksum: self.checksum,
+            submodules: self.submodules.unwrap_or(true),
+            commit_times: self.commit_times,
         }
     }
 }
@@ -135,12 +141,12 @@ fn git(remote: String, query: &str, fragment: &str) -> Result<SourceKind, String
             "subdir" => replace(&mut git.subdir, "subdir", value)?,
             "checksum" | "commit" => git.checksum = Some(value),
             "keep-git-dir" => git.keep_git_dir = Some(boolean(key, &value)?),
-            "submodules" if boolean(key, &value)? => {}
+            "submodules" => git.submodules = Some(boolean(key, &value)?),
             "fetch-by-commit" => {
                 boolean(key, &value)?;
             }
-            "mtime" if value == "checkout" => {}
-            "submodules" | "mtime" => return Err(format!("query `{pair}` of a git source is not supported")),
+            "mtime" if matches!(value.as_str(), "checkout" | "commit") => git.commit_times = value == "commit",
+            "mtime" => return Err(format!("invalid value `{value}` for `mtime`: it is `checkout` or `commit`")),
             _ => return Err(format!("unexpected query `{key}`")),
         }
     }

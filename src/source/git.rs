@@ -9,6 +9,8 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+
 use super::SourceError;
 use crate::diagnostic;
 use crate::graph::GitOp;
@@ -150,13 +152,22 @@ fn checkout_now(
     git.run(at, "prepare", &["remote", "add", "--", "origin", &op.remote])?;
     fetch(&git, &tree, commit)?;
     git.run(at, "check out", &["checkout", "--quiet", "--detach", &commit.id, "--"])?;
-    git.run(at, "fetch submodules of", &["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"])?;
+    if op.submodules {
+        git.run(at, "fetch submodules of", &["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"])?;
+    }
+    let committed = match op.commit_times {
+        true => Some(git.run(at, "read", &["show", "--no-patch", "--format=%ct", &commit.id])?),
+        false => None,
+    };
     let repository = tree.join(".git");
     if op.keep_git_dir {
         // It tells when the fetch was, and nothing else.
         remove_if_there(&repository.join("FETCH_HEAD"))?;
     } else {
         store.trash(&repository)?;
+    }
+    if let Some(seconds) = committed.and_then(|text| text.trim().parse().ok()) {
+        set_times(&tree, seconds)?;
     }
     let path = subdirectory(&tree, op, commit)?;
     Ok(Checkout { path, commit: commit.id.clone(), _temp: temp })
@@ -205,6 +216,19 @@ fn make_directory(path: &Path) -> Result<(), SourceError> {
     DirBuilder::new().mode(0o755).create(path).map_err(failed)?;
     // The process's umask may have taken bits away.
     fs::set_permissions(path, Permissions::from_mode(0o755)).map_err(failed)
+}
+
+/// Gives a tree one modification time; what is in a directory before the directory itself.
+fn set_times(path: &Path, seconds: i64) -> Result<(), SourceError> {
+    let failed = |source| SourceError::Io { action: "set the time of", path: path.to_owned(), source };
+    if fs::symlink_metadata(path).map_err(failed)?.is_dir() {
+        for entry in fs::read_dir(path).map_err(failed)? {
+            set_times(&entry.map_err(failed)?.path(), seconds)?;
+        }
+    }
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| failed(error.into()))
 }
 
 fn remove_if_there(path: &Path) -> Result<(), SourceError> {

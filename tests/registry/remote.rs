@@ -121,6 +121,8 @@ fn op(remote: &str, reference: &str, subdir: &str) -> GitOp {
         subdir: subdir.to_owned(),
         keep_git_dir: false,
         checksum: None,
+        submodules: true,
+        commit_times: false,
     }
 }
 

@@ -31,6 +31,8 @@ fn op(reference: &str, checksum: Option<&str>) -> GitOp {
         subdir: String::new(),
         keep_git_dir: false,
         checksum: checksum.map(str::to_owned),
+        submodules: true,
+        commit_times: false,
     }
 }
 
