@@ -64,7 +64,7 @@ pub fn commit_ahead(store: &Store, tree: PathBuf, forms: &[Form]) -> Result<Stor
 }
 
 /// How far compression may lag behind: plain bytes that wait in memory.
-const WAITING_BYTES: usize = 48 << 20;
+const WAITING_BYTES: usize = 16 << 20;
 
 /// What the compressing thread is told.
 enum Message {
