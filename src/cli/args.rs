@@ -8,11 +8,14 @@ use crate::cli::values;
 
 /// Builds OCI images from Dockerfiles.
 #[derive(Debug, Parser)]
-#[command(name = "croze", version, about, disable_help_subcommand = true)]
+#[command(name = "croze", version, about, disable_help_subcommand = true, args_override_self = true)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// Directory of the store [default: $CROZE_ROOT, /var/lib/croze for root, $XDG_DATA_HOME/croze for others]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub root: Option<PathBuf>,
 }
 
 /// What to do.
@@ -53,19 +56,16 @@ pub enum Command {
     /// Tell why the steps of the last build ran or did not
     Explain(ExplainArgs),
     /// List what is in the store, and how much of it could go
-    Du(DuArgs),
+    Du,
     /// Drop build cache that no image needs
     Prune(PruneArgs),
     /// Check everything in the store, and drop what is damaged
-    Fsck(FsckArgs),
+    Fsck,
 }
 
 /// `croze pull`.
 #[derive(Debug, clap::Args)]
 pub struct PullArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// Name of the image
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     pub name: String,
@@ -80,9 +80,6 @@ pub struct PullArgs {
 /// `croze push`.
 #[derive(Debug, clap::Args)]
 pub struct PushArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// Names of images in the store
     #[arg(value_name = "NAME[:TAG]", required = true)]
     pub names: Vec<String>,
@@ -116,20 +113,9 @@ pub struct LogoutArgs {
     pub registry: Option<String>,
 }
 
-/// Where the store is.
-#[derive(Debug, clap::Args)]
-pub struct StoreArgs {
-    /// Directory of the store [default: $CROZE_ROOT, /var/lib/croze for root, $XDG_DATA_HOME/croze for others]
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
-}
-
 /// `croze run`: flags as those of `docker run`; `--rm` is what always happens.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// Give the command standard input
     #[arg(short, long)]
     pub interactive: bool,
@@ -182,9 +168,6 @@ pub struct RunArgs {
 /// `croze import`.
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// Tar of a root file system, plain or compressed; `-` is standard input
     #[arg(value_name = "ROOTFS.tar")]
     pub rootfs: PathBuf,
@@ -199,9 +182,6 @@ pub struct ImportArgs {
 /// `croze images`.
 #[derive(Debug, clap::Args)]
 pub struct ImagesArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// Print IDs alone
     #[arg(short, long)]
     pub quiet: bool,
@@ -222,9 +202,6 @@ pub struct ImagesArgs {
 /// `croze diff`.
 #[derive(Debug, clap::Args)]
 pub struct DiffArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// Name of one image
     #[arg(value_name = "A")]
     pub left: String,
@@ -247,9 +224,6 @@ pub struct LockArgs {
 /// `croze history`.
 #[derive(Debug, clap::Args)]
 pub struct HistoryArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// Name of the image
     #[arg(value_name = "NAME")]
     pub name: String,
@@ -258,9 +232,6 @@ pub struct HistoryArgs {
 /// `croze inspect`.
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// What to print: json, or a template such as '{{.Config.Env}}', with Docker's names
     #[arg(short, long, value_name = "TEMPLATE")]
     pub format: Option<String>,
@@ -272,9 +243,6 @@ pub struct InspectArgs {
 /// `croze load`.
 #[derive(Debug, clap::Args)]
 pub struct LoadArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// The archive [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
@@ -286,9 +254,6 @@ pub struct LoadArgs {
 /// `croze save`.
 #[derive(Debug, clap::Args)]
 pub struct SaveArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// The archive [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -300,9 +265,6 @@ pub struct SaveArgs {
 /// `croze tag`.
 #[derive(Debug, clap::Args)]
 pub struct TagArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// Name that the image has
     #[arg(value_name = "NAME")]
     pub name: String,
@@ -314,9 +276,6 @@ pub struct TagArgs {
 /// `croze rmi`.
 #[derive(Debug, clap::Args)]
 pub struct RmiArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// Names of the images
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
@@ -325,36 +284,14 @@ pub struct RmiArgs {
 /// `croze explain`.
 #[derive(Debug, clap::Args)]
 pub struct ExplainArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// A part of a step's name, or the beginning of a layer's digest [default: all steps]
     #[arg(value_name = "STEP|LAYER")]
     pub wanted: Option<String>,
 }
 
-/// `croze du`.
-#[derive(Debug, clap::Args)]
-pub struct DuArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
-}
-
-/// `croze fsck`.
-#[derive(Debug, clap::Args)]
-pub struct FsckArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
-}
-
 /// `croze prune`: the flags of `docker buildx prune`.
 #[derive(Debug, clap::Args)]
 pub struct PruneArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
     /// What pulled images are made of, too
     #[arg(short, long)]
     pub all: bool,
@@ -405,10 +342,6 @@ pub enum OnError {
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct BuildArgs {
-    /// Where the store is.
-    #[command(flatten)]
-    pub store: StoreArgs,
-
     /// Directory, git reference, URL of a tarball, or `-` for a tar or a Dockerfile on standard input
     #[arg(value_name = "CONTEXT")]
     pub context: String,
@@ -644,6 +577,15 @@ mod tests {
     #[test]
     fn the_last_of_several_values_wins() {
         assert_eq!(build("--target a --target b .").expect("valid").target.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn the_store_is_named_before_or_after_the_command() {
+        let root = |line: &str| Args::try_parse_from(line.split_whitespace()).expect("valid").root;
+        for line in ["croze --root /s images", "croze images --root /s", "croze build --root /x --root /s ."] {
+            assert_eq!(root(line).as_deref(), Some(std::path::Path::new("/s")), "{line}");
+        }
+        assert_eq!(root("croze images"), None);
     }
 
     #[test]

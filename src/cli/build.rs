@@ -31,20 +31,19 @@ use crate::store::Store;
 pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
     let now = SystemTime::now();
     let (quiet, explain) = (args.quiet, args.explain);
-    let root = args.store.root.clone();
     let (iidfile, metadata_file) = (args.iidfile.clone(), args.metadata_file.clone());
     let order = request::read(args, environment, now).map_err(Failure::usages)?;
     for note in &order.notes {
         say(&format!("note: {note}\n"));
     }
     if let Method::Call(call) = order.method {
-        return answer(call, order, root.as_deref(), environment);
+        return answer(call, order, environment);
     }
     let files = ResultFiles::start(iidfile, metadata_file)?;
     if let Some(note) = builder::acquire_rights().map_err(|error| Failure::build(error, None))? {
         say(&format!("note: {note}\n"));
     }
-    let store = open_store(root.as_deref(), environment)?;
+    let store = open_store(environment)?;
     let console = Arc::new(Console::new(order.progress, environment.color));
     let Order { request, .. } = order;
     let began = Instant::now();
@@ -76,8 +75,8 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
 }
 
 /// Answers a call on stdout: it is the result.
-fn answer(call: Call, order: Order, root: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
-    let store = open_store(root, environment)?;
+fn answer(call: Call, order: Order, environment: &Environment) -> Result<(), Failure> {
+    let store = open_store(environment)?;
     let console = Arc::new(Console::new(order.progress, environment.color));
     let Order { request, .. } = order;
     let (answer, signal) = drive(&console, |canceled| call::ask(call, store, request, console.clone(), canceled))?;
@@ -99,12 +98,21 @@ fn answer(call: Call, order: Order, root: Option<&Path>, environment: &Environme
 ///
 /// # Errors
 /// No directory is known, or it cannot be used.
-pub fn open_store(flag: Option<&Path>, environment: &Environment) -> Result<Store, Failure> {
-    let root = environment.store_root(flag).ok_or_else(|| {
+pub fn open_store(environment: &Environment) -> Result<Store, Failure> {
+    let root = environment.store_root().ok_or_else(|| {
         let message = "no directory for the store: neither `HOME` nor `XDG_DATA_HOME` is set";
         Failure::usage(Diagnostic::error_without_place("no-store", message).help("pass `--root DIR` or set `CROZE_ROOT`"))
     })?;
     builder::open_store(&root).map_err(|error| Failure::build(error, None))
+}
+
+/// Opens the store with the rights that its files take: trees of an ordinary user's store belong to ids of that user's.
+///
+/// # Errors
+/// As [`open_store`]; the machine refuses those rights.
+pub fn open_with_rights(environment: &Environment) -> Result<Store, Failure> {
+    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
+    open_store(environment)
 }
 
 /// The share of a command's time that goes into deleting what earlier ones have dropped, and the least time.

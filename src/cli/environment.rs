@@ -11,6 +11,8 @@ use crate::diagnostic::render::Color;
 pub struct Environment {
     /// Variables whose name and value are text; others cannot reach a build.
     pub variables: BTreeMap<String, String>,
+    /// The store's directory, where `--root` names it.
+    pub root: Option<PathBuf>,
     /// Whether the user is root.
     pub is_root: bool,
     /// Whether messages may be coloured.
@@ -46,7 +48,7 @@ impl Environment {
         let variables: BTreeMap<String, String> = std::env::vars_os().filter_map(text).collect();
         let plain = variables.get("NO_COLOR").is_some_and(|value| !value.is_empty()) || !std::io::stderr().is_terminal();
         let color = if plain { Color::Never } else { Color::Always };
-        Environment { variables, is_root: rustix::process::geteuid().is_root(), color }
+        Environment { variables, root: None, is_root: rustix::process::geteuid().is_root(), color }
     }
 
     /// A variable; an empty one counts as unset.
@@ -59,11 +61,11 @@ impl Environment {
         PASSED_ON.iter().filter_map(|name| Some(((*name).to_owned(), self.get(name)?.to_owned()))).collect()
     }
 
-    /// The store's directory: `flag`, `$CROZE_ROOT`, `/var/lib/croze` for root, `$XDG_DATA_HOME/croze`,
+    /// The store's directory: `--root`, `$CROZE_ROOT`, `/var/lib/croze` for root, `$XDG_DATA_HOME/croze`,
     /// `$HOME/.local/share/croze`. `None` where none of these is known.
-    pub fn store_root(&self, flag: Option<&Path>) -> Option<PathBuf> {
-        if let Some(root) = flag {
-            return Some(root.to_owned());
+    pub fn store_root(&self) -> Option<PathBuf> {
+        if let Some(root) = &self.root {
+            return Some(root.clone());
         }
         if let Some(root) = self.get("CROZE_ROOT") {
             return Some(PathBuf::from(root));
@@ -82,7 +84,7 @@ impl Environment {
     /// An environment of just these variables, for a user who is not root.
     pub fn with(variables: &[(&str, &str)]) -> Environment {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Environment { variables, is_root: false, color: Color::Never }
+        Environment { variables, root: None, is_root: false, color: Color::Never }
     }
 }
 
@@ -92,8 +94,8 @@ mod tests {
 
     #[track_caller]
     fn check_root(variables: &[(&str, &str)], flag: Option<&str>, is_root: bool, expected: Option<&str>) {
-        let environment = Environment { is_root, ..Environment::with(variables) };
-        assert_eq!(environment.store_root(flag.map(Path::new)).as_deref(), expected.map(Path::new));
+        let environment = Environment { is_root, root: flag.map(PathBuf::from), ..Environment::with(variables) };
+        assert_eq!(environment.store_root().as_deref(), expected.map(Path::new));
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl EventSink for Explaining {
 /// # Errors
 /// Nothing was built yet, or nothing fits.
 pub fn run(args: &ExplainArgs, environment: &Environment) -> Result<(), Failure> {
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_store(environment)?;
     let wanted = args.wanted.as_deref().unwrap_or_default();
     let found = explain::find(&store, wanted).map_err(|error| Failure::build(error, None))?;
     let mut text = String::new();

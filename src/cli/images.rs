@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use crate::builder::archive::{self, Destination};
-use crate::builder::{self, diff, images, import};
+use crate::builder::{diff, images, import};
 use crate::cli::args::{DiffArgs, HistoryArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, TagArgs};
-use crate::cli::build::{open_store, print_result, tidy};
+use crate::cli::build::{open_store, open_with_rights, print_result, tidy};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::listing::{columns, size};
@@ -31,8 +31,7 @@ pub fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failur
     } else {
         Box::new(File::open(&args.rootfs).map_err(|error| Failure::file("open", &args.rootfs, &error))?)
     };
-    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_with_rights(environment)?;
     let began = Instant::now();
     let imported = import::import(&store, (&called, &mut rootfs), &name, &platform, SystemTime::now());
     tidy(&store, began, &imported);
@@ -47,8 +46,7 @@ pub fn import(args: &ImportArgs, environment: &Environment) -> Result<(), Failur
 /// There is no such image, or its files are not in the store.
 pub fn diff(args: &DiffArgs, environment: &Environment) -> Result<(), Failure> {
     let (left, right) = (image_ref(&args.left)?, image_ref(&args.right)?);
-    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_with_rights(environment)?;
     let lines = diff::diff(&store, &left, &right).map_err(|error| Failure::build(error, None))?;
     lines.iter().try_for_each(|line| print_result(&line.to_string()))
 }
@@ -59,7 +57,7 @@ pub fn diff(args: &DiffArgs, environment: &Environment) -> Result<(), Failure> {
 /// There is no such image, or the store cannot be read.
 pub fn history(args: &HistoryArgs, environment: &Environment) -> Result<(), Failure> {
     let name = image_ref(&args.name)?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_store(environment)?;
     let image = images::inspect(&store, &name).map_err(|error| Failure::build(error, None))?;
     let mut layers = image.layers.iter();
     let mut rows: Vec<[String; 3]> = Vec::new();
@@ -81,8 +79,7 @@ pub fn history(args: &HistoryArgs, environment: &Environment) -> Result<(), Fail
 /// The archive cannot be read or is none; a store that fails.
 pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
     let name = args.name.as_deref().map(image_ref).transpose()?;
-    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_with_rights(environment)?;
     let (called, mut archive): (String, Box<dyn Read + Send>) = match &args.input {
         None => ("standard input".to_owned(), Box::new(io::stdin())),
         Some(path) => {
@@ -107,8 +104,7 @@ pub fn load(args: &LoadArgs, environment: &Environment) -> Result<(), Failure> {
 /// There is no such image, or it cannot be written.
 pub fn save(args: &SaveArgs, environment: &Environment) -> Result<(), Failure> {
     let names = args.names.iter().map(|name| image_ref(name)).collect::<Result<Vec<_>, _>>()?;
-    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_with_rights(environment)?;
     let destination = match &args.output {
         None if io::stdout().is_terminal() => {
             let diagnostic = Diagnostic::error_without_place("terminal", "an archive is nothing for a terminal");
@@ -130,7 +126,7 @@ pub fn tag(args: &TagArgs, environment: &Environment) -> Result<(), Failure> {
         let message = format!("`{to}` has a digest, which no image can be given");
         return Err(Failure::usage(Diagnostic::error_without_place("bad-name", message)));
     }
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_store(environment)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs().cast_signed());
     images::tag(&store, &from, &to, now).map_err(|error| Failure::build(error, None))
 }
@@ -141,7 +137,7 @@ pub fn tag(args: &TagArgs, environment: &Environment) -> Result<(), Failure> {
 /// There is no such image, or the store fails.
 pub fn remove(args: &RmiArgs, environment: &Environment) -> Result<(), Failure> {
     let names = args.names.iter().map(|name| image_ref(name)).collect::<Result<Vec<_>, _>>()?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_store(environment)?;
     for name in &names {
         images::remove(&store, name).map_err(|error| Failure::build(error, None))?;
         print_result(&name.to_string())?;

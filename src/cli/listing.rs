@@ -25,7 +25,7 @@ pub fn list(args: &ImagesArgs, environment: &Environment) -> Result<(), Failure>
     let mut filters = args.filters.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>()?;
     filters.extend(args.pattern.as_ref().map(|pattern| Filter::Reference(pattern.clone())));
     let format = args.format.as_deref().map(Format::parse).transpose()?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_store(environment)?;
     let (mut images, damaged) = images::list(&store).map_err(|error| Failure::build(error, None))?;
     for diagnostic in &damaged {
         say(&(render(diagnostic, environment.color) + "\n"));
@@ -58,7 +58,7 @@ pub fn list(args: &ImagesArgs, environment: &Environment) -> Result<(), Failure>
 pub fn inspect(args: &InspectArgs, environment: &Environment) -> Result<(), Failure> {
     let format = args.format.as_deref().map(Format::parse).transpose()?;
     let names = args.names.iter().map(|name| image_ref(name)).collect::<Result<Vec<_>, _>>()?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_store(environment)?;
     for name in &names {
         let image = images::inspect(&store, name).map_err(|error| Failure::build(error, None))?;
         let text = match &format {

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::builder::{self, Locking};
 use crate::cli::args::LockArgs;
-use crate::cli::build::{drive, open_store, print_result, tidy};
+use crate::cli::build::{drive, open_with_rights, print_result, tidy};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::progress::Console;
@@ -17,15 +17,13 @@ use crate::cli::request;
 /// Wrong flags, a Dockerfile that is none, a source that cannot be reached.
 pub fn run(args: LockArgs, environment: &Environment) -> Result<(), Failure> {
     let LockArgs { update, build } = args;
-    let root = build.store.root.clone();
     let mut order = request::read(build, environment, SystemTime::now()).map_err(Failure::usages)?;
     order.request.locking = match update.as_slice() {
         [] => Locking::Write,
         names if names.iter().any(String::is_empty) => Locking::Update,
         names => Locking::Renew(names.to_vec()),
     };
-    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
-    let store = open_store(root.as_deref(), environment)?;
+    let store = open_with_rights(environment)?;
     let console = Arc::new(Console::new(order.progress, environment.color));
     let began = Instant::now();
     let asking = |canceled| builder::lock_names(store.clone(), order.request, console.clone(), canceled);

@@ -54,14 +54,15 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
         // clap knows which texts are answers (`--help`: stdout, 0) and which are complaints (stderr, 2)
         Err(error) => return print_clap_message(&error),
     };
+    let environment = &Environment { root: args.root, ..environment.clone() };
     let result = match args.command {
         Command::Build(args) => build::run(*args, environment),
         Command::Run(args) => run::run(*args, environment),
         Command::Import(args) => images::import(&args, environment),
         Command::Images(args) => listing::list(&args, environment),
-        Command::Du(args) => store::du(&args, environment),
+        Command::Du => store::du(environment),
         Command::Prune(args) => store::prune(&args, environment),
-        Command::Fsck(args) => store::fsck(&args, environment),
+        Command::Fsck => store::fsck(environment),
         Command::Explain(args) => explain::run(&args, environment),
         Command::Inspect(args) => listing::inspect(&args, environment),
         Command::History(args) => images::history(&args, environment),

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::builder::{self, RunRequest, RunResult, StandardStreams, Volume, Wiring};
 use crate::cli::args::RunArgs;
-use crate::cli::build::{open_store, tidy};
+use crate::cli::build::{open_with_rights, tidy};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::request::Problems;
@@ -19,8 +19,7 @@ use crate::graph::Network;
 /// # Errors
 /// Its exit code, if that is not 0; all that can go wrong before it runs.
 pub fn run(args: RunArgs, environment: &Environment) -> Result<(), Failure> {
-    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_with_rights(environment)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

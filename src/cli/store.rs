@@ -4,24 +4,23 @@ use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::builder::fsck;
 use crate::builder::hygiene::{self, Item, KeptBy, Kind, PruneRequest};
-use crate::builder::{self, fsck};
-use crate::cli::args::{DuArgs, FsckArgs, PruneArgs, StoreArgs};
-use crate::cli::build::{open_store, print_result, tidy};
+use crate::cli::args::PruneArgs;
+use crate::cli::build::{open_with_rights, print_result, tidy};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::listing::{columns, size};
 use crate::cli::say;
 use crate::cli::values::{self, BadValue};
 use crate::diagnostic::Diagnostic;
-use crate::store::Store;
 
 /// Lists everything in the store, and how much of it could go.
 ///
 /// # Errors
 /// The store cannot be read.
-pub fn du(args: &DuArgs, environment: &Environment) -> Result<(), Failure> {
-    let store = open(&args.store, environment)?;
+pub fn du(environment: &Environment) -> Result<(), Failure> {
+    let store = open_with_rights(environment)?;
     let items = hygiene::usage(&store).map_err(|error| Failure::build(error, None))?;
     let now = SystemTime::now();
     let mut rows = vec![["ID", "TYPE", "RECLAIMABLE", "SIZE", "LAST USED"].map(str::to_owned)];
@@ -55,7 +54,7 @@ pub fn prune(args: &PruneArgs, environment: &Environment) -> Result<(), Failure>
     if !args.force && !consents(args)? {
         return Ok(());
     }
-    let store = open(&args.store, environment)?;
+    let store = open_with_rights(environment)?;
     let began = Instant::now();
     let pruned = hygiene::prune(&store, &request, SystemTime::now());
     tidy(&store, began, &pruned);
@@ -78,8 +77,8 @@ pub fn prune(args: &PruneArgs, environment: &Environment) -> Result<(), Failure>
 ///
 /// # Errors
 /// The store cannot be read or written.
-pub fn fsck(args: &FsckArgs, environment: &Environment) -> Result<(), Failure> {
-    let store = open(&args.store, environment)?;
+pub fn fsck(environment: &Environment) -> Result<(), Failure> {
+    let store = open_with_rights(environment)?;
     let began = Instant::now();
     let checked = fsck::check(&store);
     tidy(&store, began, &checked);
@@ -97,12 +96,6 @@ pub fn fsck(args: &FsckArgs, environment: &Environment) -> Result<(), Failure> {
     )
     .expect("strings take everything");
     print_result(&text)
-}
-
-/// Opens the store with the rights that its files take: trees of an ordinary user's store belong to ids of that user's.
-fn open(args: &StoreArgs, environment: &Environment) -> Result<Store, Failure> {
-    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
-    open_store(args.root.as_deref(), environment)
 }
 
 fn request(args: &PruneArgs) -> Result<PruneRequest, (&'static str, BadValue)> {

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use crate::builder::{self, BuildError, ErrorKind, registry};
+use crate::builder::{BuildError, ErrorKind, registry};
 use crate::cli::args::{PullArgs, PushArgs};
-use crate::cli::build::{open_store, print_result, tidy};
+use crate::cli::build::{open_with_rights, print_result, tidy};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::say;
@@ -23,9 +23,7 @@ pub fn pull(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
         Ok(platform) => platform.unwrap_or_else(Platform::host),
         Err(error) => return Err(Failure::usage(Diagnostic::error_without_place("bad-flag", format!("{error}")))),
     };
-    // layers hold files of many owners
-    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_with_rights(environment)?;
     let began = Instant::now();
     let pulling = registry::pull(&store, environment.passed_on(), &name, &platform, std::time::SystemTime::now());
     let pulled = wait(pulling)?;
@@ -48,9 +46,7 @@ pub fn pull(args: &PullArgs, environment: &Environment) -> Result<(), Failure> {
 /// Wrong arguments, an image that is not in the store, a registry that fails.
 pub fn push(args: &PushArgs, environment: &Environment) -> Result<(), Failure> {
     let names = args.names.iter().map(|name| image_ref(name)).collect::<Result<Vec<_>, _>>()?;
-    // layers hold files of many owners
-    builder::acquire_rights().map_err(|error| Failure::build(error, None))?;
-    let store = open_store(args.store.root.as_deref(), environment)?;
+    let store = open_with_rights(environment)?;
     let (pushed, signal) = wait(registry::push(&store, environment.passed_on(), &names))?;
     let pushed = pushed.map_err(|error| Failure::build(error, signal))?;
     for image in pushed {
