@@ -203,18 +203,50 @@ impl Platform {
     }
 
     /// Whether an image made for `image` can stand where `self` is asked for.
-    ///
-    /// Equal after normalisation; an `arm` machine also takes lower variants, as containerd matches them.
     pub fn accepts(&self, image: &Platform) -> bool {
-        if self.os != image.os || self.architecture != image.architecture {
-            return false;
+        self.rank(image).is_some()
+    }
+
+    /// How far an image made for `image` is from what `self` asks for: 0 for the same; `None` if it does not run there.
+    ///
+    /// The order of containerd's `platforms.Only`: lower variants of the same architecture, the nearest first (`amd64/v3` takes
+    /// `v2`, `arm/v7` takes `v6`, `arm64/v9` takes `v8.5`), then what the processor runs beside it (`386`, 32-bit `arm`).
+    pub fn rank(&self, image: &Platform) -> Option<u32> {
+        /// Behind all variants of the architecture itself.
+        const OTHER_ARCHITECTURE: u32 = 100;
+        if self.os != image.os {
+            return None;
         }
-        let level = |variant: &str| variant.strip_prefix('v').and_then(|digits| digits.parse::<u32>().ok());
-        match (level(&self.variant), level(&image.variant)) {
-            (Some(mine), Some(other)) if self.architecture == "arm" => other <= mine,
-            _ => self.variant == image.variant,
+        let (wanted, found) = (normal_arch(&self.architecture, &self.variant), normal_arch(&image.architecture, &image.variant));
+        if wanted == found {
+            return Some(0);
+        }
+        let ((wanted, mine), (found, other)) = ((wanted.0.as_str(), wanted.1.as_str()), (found.0.as_str(), found.1.as_str()));
+        match (wanted, found) {
+            ("amd64", "amd64") => level(mine, 1)?.0.checked_sub(level(other, 1)?.0),
+            ("amd64", "386") if other.is_empty() => Some(OTHER_ARCHITECTURE),
+            ("arm", "arm") => level(mine, 7)?.0.checked_sub(level(other, 7)?.0.max(5)),
+            ("arm64", "arm64") => match (level(mine, 8)?, level(other, 8)?) {
+                ((9, mine), (9, other)) | ((8, mine), (8, other)) => mine.checked_sub(other),
+                // 9.0 is 8.5 and more
+                ((9, mine), (8, other)) => Some((mine + 5).min(9).checked_sub(other)? + mine + 1),
+                _ => None,
+            },
+            ("arm64", "arm") => Some(OTHER_ARCHITECTURE + 8_u32.checked_sub(level(other, 7)?.0.max(5))?),
+            _ => None,
         }
     }
+}
+
+/// `v8.2` → (8, 2); `implied` stands for no variant.
+fn level(variant: &str, implied: u32) -> Option<(u32, u32)> {
+    if variant.is_empty() {
+        return Some((implied, 0));
+    }
+    let (major, minor) = variant.strip_prefix('v')?.split_once('.').unwrap_or((&variant[1..], "0"));
+    // more digits than any processor has
+    let number = |digits: &str| digits.parse::<u8>().ok().map(u32::from);
+    Some((number(major)?, number(minor)?))
 }
 
 impl fmt::Display for Platform {
@@ -349,6 +381,31 @@ mod tests {
     fn people_see_the_short_form() {
         assert_eq!("docker.io/library/busybox:1".parse::<ImageRef>().expect("valid").to_string(), "busybox:1");
         assert_eq!("quay.io/a/b".parse::<ImageRef>().expect("valid").to_string(), "quay.io/a/b:latest");
+    }
+
+    /// `wanted` takes these, best first, and nothing else of `others`.
+    #[track_caller]
+    fn takes(wanted: &str, accepted: &[&str], others: &[&str]) {
+        let parse = |text: &&str| text.parse::<Platform>().expect(text);
+        let platform = parse(&wanted);
+        let ranks: Vec<Option<u32>> = accepted.iter().map(|text| platform.rank(&parse(text))).collect();
+        assert!(ranks.iter().all(Option::is_some) && ranks.is_sorted_by(|left, right| left < right), "{ranks:?}");
+        assert!(others.iter().all(|text| !platform.accepts(&parse(text))), "{wanted}");
+    }
+
+    #[test]
+    fn processors_run_what_came_before_them() {
+        takes("linux/amd64", &["linux/amd64/v1", "linux/386"], &["linux/amd64/v2", "linux/arm64", "windows/amd64"]);
+        takes("linux/amd64/v3", &["linux/amd64/v3", "linux/amd64/v2", "linux/amd64", "linux/386"], &["linux/amd64/v4"]);
+        takes("linux/386", &["linux/386"], &["linux/amd64"]);
+        takes("linux/arm/v7", &["linux/arm", "linux/arm/v6", "linux/arm/v5"], &["linux/arm/v8", "linux/arm64"]);
+        takes("linux/arm64", &["linux/arm64/v8", "linux/arm/v8", "linux/arm/v7", "linux/arm/v5"], &["linux/arm64/v8.1"]);
+        takes(
+            "linux/arm64/v9.1",
+            &["linux/arm64/v9.1", "linux/arm64/v9", "linux/arm64/v8.6", "linux/arm64", "linux/arm/v8"],
+            &["linux/arm64/v9.2", "linux/arm64/v8.7"],
+        );
+        takes("linux/riscv64/x", &["linux/riscv64/x"], &["linux/riscv64", "linux/riscv64/v1"]);
     }
 
     #[test]

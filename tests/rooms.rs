@@ -125,7 +125,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper_rustls", &["registry"]),
     ("hyper_util", &["registry"]),
     // a calendar: text of times for configs, progress and listings
-    ("jiff", &["builder", "cache", "cli", "image", "plan", "source"]),
+    ("jiff", &["builder", "cache", "cli", "image", "plan", "registry", "source"]),
     // constants of the kernel; calls go through rustix outside `sandbox`
     ("libc", &["layer", "sandbox", "snapshot", "source"]),
     ("libdeflater", &["layer"]),

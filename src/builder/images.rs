@@ -149,8 +149,9 @@ fn facts(store: &Store, image_ref: &ImageRef, record: &NameRecord) -> Result<Ima
 fn hosts_manifest(image_ref: &ImageRef, bytes: &[u8]) -> Result<(Digest, String), BuildError> {
     let index: Index = serde_json::from_slice(bytes).map_err(|error| damaged(image_ref, "index", &error))?;
     let host = Platform::host();
-    let is_hosts = |descriptor: &&Descriptor| descriptor.platform.as_ref().is_some_and(|platform| host.accepts(platform));
-    let descriptor = index.manifests.iter().find(is_hosts).or_else(|| index.manifests.first());
+    let rank = |descriptor: &Descriptor| host.rank(descriptor.platform.as_ref()?);
+    let fitting = index.manifests.iter().filter(|descriptor| rank(descriptor).is_some());
+    let descriptor = fitting.min_by_key(|descriptor| rank(descriptor)).or_else(|| index.manifests.first());
     let descriptor = descriptor.ok_or_else(|| damaged(image_ref, "index", &"it names no manifest"))?;
     Ok((descriptor.digest, descriptor.media_type.clone()))
 }

@@ -154,8 +154,9 @@ fn index_entries(artifact: &Artifact, names: &[ImageRef], annotations: &[Annotat
 /// Of several platforms it names the host's image, else the first: its reader gives a name to one image alone.
 fn docker_item(artifact: &Artifact, names: &[ImageRef]) -> Option<DockerItem> {
     let host = Platform::host();
-    let is_hosts = |image: &&Image| image.descriptor.platform.as_ref().is_some_and(|platform| host.accepts(platform));
-    let image = artifact.images.iter().find(is_hosts).or_else(|| artifact.images.first());
+    let rank = |image: &Image| host.rank(image.descriptor.platform.as_ref()?);
+    let fitting = artifact.images.iter().filter(|image| rank(image).is_some());
+    let image = fitting.min_by_key(|image| rank(image)).or_else(|| artifact.images.first());
     image.map(|image| DockerItem {
         config: blob_name(&image.config_digest),
         repo_tags: Some(names.iter().map(ImageRef::familiar).collect()).filter(|tags: &Vec<_>| !tags.is_empty()),

@@ -87,8 +87,9 @@ pub fn publishable(store: &Store, root: &Descriptor, platform: &Platform) -> Res
     let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(root, &error))?;
     let is_there = |entry: &Descriptor| store.blob_size(&entry.digest).is_ok_and(|size| size.is_some());
     if !index.manifests.iter().all(is_there) {
-        let fits = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|found| platform.accepts(found)) && is_there(entry);
-        let entry = index.manifests.iter().find(fits).ok_or(StoreError::Missing { digest: root.digest })?;
+        let rank = |entry: &Descriptor| platform.rank(entry.platform.as_ref()?);
+        let fitting = index.manifests.iter().filter(|entry| rank(entry).is_some() && is_there(entry));
+        let entry = fitting.min_by_key(|entry| rank(entry)).ok_or(StoreError::Missing { digest: root.digest })?;
         return publishable(store, entry, platform);
     }
     let mut packed = index.clone();

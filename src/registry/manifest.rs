@@ -90,18 +90,12 @@ impl Document {
 impl Index {
     /// The best entry for `platform`, or what there is instead.
     ///
-    /// An equal platform is best, then the highest variant that [`Platform::accepts`], the earlier of equals; an entry
-    /// without a platform is taken only when no other matches. Attestations are no images.
+    /// The best by [`Platform::rank`], the earlier of equals; an entry without a platform is taken only when no other
+    /// matches. Attestations are no images.
     pub fn choose(&self, platform: &Platform) -> Result<&Descriptor, Vec<Platform>> {
         let images = || self.manifests.iter().filter(|entry| !entry.is_attestation());
-        let rank = |entry: &&Descriptor| match &entry.platform {
-            Some(found) if found == platform => Some((2, String::new())),
-            Some(found) if platform.accepts(found) => Some((1, found.variant.clone())),
-            Some(_) => None,
-            None => Some((0, String::new())),
-        };
-        // `max_by_key` keeps the last of equals; walking backwards makes that the first.
-        let best = images().filter(|entry| rank(entry).is_some()).rev().max_by_key(rank);
+        let rank = |entry: &&Descriptor| entry.platform.as_ref().map_or(Some(u32::MAX), |found| platform.rank(found));
+        let best = images().filter(|entry| rank(entry).is_some()).min_by_key(rank);
         best.ok_or_else(|| images().filter_map(|entry| entry.platform.clone()).collect())
     }
 }
@@ -178,6 +172,8 @@ mod tests {
         chosen(&["linux/arm/v5", "linux/arm/v6"], "linux/arm/v7", Some(1));
         chosen(&["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"], "linux/arm/v6", Some(2));
         chosen(&["linux/arm/v7"], "linux/arm/v6", None);
+        chosen(&["linux/386", "linux/amd64", "linux/amd64/v3"], "linux/amd64/v4", Some(2));
+        chosen(&["linux/386", "linux/arm64"], "linux/amd64", Some(0));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER, USER_AGENT,
+    AUTHORIZATION, COOKIE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER, USER_AGENT,
 };
 use hyper::{Method, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -283,8 +283,19 @@ impl Response {
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        self.header(RETRY_AFTER)?.trim().parse().ok().map(Duration::from_secs)
+        parse_retry_after(self.header(RETRY_AFTER)?, self.header(DATE))
     }
+}
+
+/// Seconds, or a date (RFC 9110, 10.2.3). The date is held against the answer's own: the two clocks may differ.
+fn parse_retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let second = |date: &str| jiff::fmt::rfc2822::parse(date).ok().map(|time| time.timestamp().as_second());
+    let seconds = second(text)?.checked_sub(second(date?.trim())?)?;
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
 fn deserves_retry(result: &Result<Response, RegistryError>) -> bool {
@@ -334,6 +345,17 @@ mod tests {
         keeps_secrets("https://a/x", "https://b/x", false);
         keeps_secrets("http://a:1/x", "http://a:2/x", false);
         keeps_secrets("http://a:1/x", "https://a/x", false);
+    }
+
+    #[test]
+    fn a_wish_for_a_pause_is_a_number_or_a_date() {
+        let now = Some("Sun, 06 Nov 1994 08:49:30 GMT");
+        let seconds = |text, date| parse_retry_after(text, date).map(|pause| pause.as_secs());
+        assert_eq!(seconds(" 3", now), Some(3));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(7));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:00 GMT", now), Some(0), "it has passed");
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT", None), None);
+        assert_eq!(seconds("soon", now), None);
     }
 
     #[test]
