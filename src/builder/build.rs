@@ -415,7 +415,7 @@ impl Build {
         // losing it costs an explanation
         let _ = cache.save_history(self.now_secs());
         let (outputs, summary) = ran.map_err(|failure| match failure {
-            Failure::Step { index, error } => report::step_error(&error, Some(graph.step(index))),
+            Failure::Step { index, error } => report::run_error(error, Some(index), &graph),
             Failure::Interrupted => interrupted(),
         })?;
         let run = attest::Run::of(&self.request, epoch, began.elapsed());
@@ -428,7 +428,7 @@ impl Build {
             let told = story.told(image.target);
             let Output::Stack(stack) = output else { return Err(internal("a target is no file system")) };
             // a base that no step read is fetched for the output
-            let fetching = async { worker.fetch_base(&stack).await.map_err(|error| report::step_error(&error, None)) };
+            let fetching = async { worker.fetch_base(&stack).await.map_err(|error| report::run_error(error, None, &graph)) };
             unless_canceled(&self.cancel, fetching).await?;
             let claims = self.claims(&worker, &told, &stack, &run).await?;
             built.push(ProductImage { draft: image.draft, stack, claims, provenance: told.for_metadata() });

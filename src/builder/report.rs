@@ -5,7 +5,7 @@ use std::error::Error;
 use super::{BuildError, ErrorKind, disk};
 use crate::diagnostic::{Diagnostic, Severity, Source, Span, causes};
 use crate::export::ExportError;
-use crate::graph::{Op, Origin, Step};
+use crate::graph::{Graph, Op, Origin, Step, StepIndex};
 use crate::layer::LayerError;
 use crate::plan::Wanted;
 use crate::registry::{CredentialsUsed, RegistryError};
@@ -15,6 +15,19 @@ use crate::source::context::ContextError;
 use crate::store::StoreError;
 use crate::worker::copy::CopyError;
 use crate::worker::{Expired, WorkError};
+
+/// A failure of the steps of `graph`, at the one that is to blame: a base image that cannot be had is no fault of the step
+/// that happens to read it first.
+pub fn run_error(error: WorkError, index: Option<StepIndex>, graph: &Graph) -> BuildError {
+    match error {
+        WorkError::Base { manifest, source } => {
+            let is_base = |index: &StepIndex| matches!(&graph.step(*index).op, Op::Image(image) if image.manifest == manifest);
+            let step = graph.indices().find(is_base).or(index).map(|index| graph.step(index));
+            step_error(&WorkError::Source(source), step)
+        }
+        error => step_error(&error, index.map(|index| graph.step(index))),
+    }
+}
 
 /// A step's failure, pointing at the word of its instruction that is to blame. Without a `step`, at nothing.
 pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
@@ -32,7 +45,7 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
         WorkError::NotGiven { .. } => (ErrorKind::Usage, "not-given"),
         WorkError::Mount { .. } => (ErrorKind::Usage, "mount-failed"),
         WorkError::UnknownLimit(_) | WorkError::Context(_) => (ErrorKind::Usage, "bad-request"),
-        WorkError::Source(_) => (ErrorKind::Source, "source-failed"),
+        WorkError::Source(_) | WorkError::Base { .. } => (ErrorKind::Source, "source-failed"),
         WorkError::Snapshot(_) => (ErrorKind::Usage, "path-failed"),
         WorkError::Canceled => (ErrorKind::Interrupted, "canceled"),
         WorkError::LayerGone(_)
@@ -171,10 +184,7 @@ pub fn wanted_error(error: &SourceError, wanted: &Wanted) -> BuildError {
         diagnostic =
             diagnostic.note(format!("no stage is called `{}`, so it was taken for an image", wanted.written)).help(help.clone());
     }
-    let mut kind = ErrorKind::Source;
     if let SourceError::Registry(error) = error {
-        kind = kind_of(error);
-        diagnostic = with_registry_advice(diagnostic, error);
         diagnostic = match &**error {
             error if error.is_offline() => diagnostic.help(format!(
                 "without a network, `croze import ROOTFS.tar {}` puts a base image into the store",
@@ -186,7 +196,7 @@ pub fn wanted_error(error: &SourceError, wanted: &Wanted) -> BuildError {
             _ => diagnostic,
         };
     }
-    finish(kind, diagnostic, error)
+    finish(ErrorKind::Source, diagnostic, error)
 }
 
 /// A registry that did not do what was asked of it outside a build.
@@ -316,7 +326,7 @@ fn mount_number(step: Option<&Step>, target: &str) -> Option<usize> {
 }
 
 /// What depends on the cause alone: a full disk is the machine's fault whatever was being done, and so is a damaged store.
-fn finish(kind: ErrorKind, mut diagnostic: Diagnostic, error: &(dyn Error + 'static)) -> BuildError {
+fn finish(mut kind: ErrorKind, mut diagnostic: Diagnostic, error: &(dyn Error + 'static)) -> BuildError {
     if let Some(WorkError::Sandbox(SandboxError::NotAllowed | SandboxError::Start { .. })) = error.downcast_ref() {
         diagnostic = diagnostic.help("run croze as root; in a container, as one that may make namespaces (`--privileged`)");
     }
@@ -336,6 +346,11 @@ fn finish(kind: ErrorKind, mut diagnostic: Diagnostic, error: &(dyn Error + 'sta
             true
         }
         Some(SourceError::Store(_) | SourceError::Io { .. }) => true,
+        Some(SourceError::Registry(error)) => {
+            kind = kind_of(error);
+            diagnostic = with_registry_advice(diagnostic, error);
+            false
+        }
         Some(SourceError::BaseLayer { source: LayerError::TooLarge { .. }, .. }) => {
             diagnostic = diagnostic.help("if you trust it, raise `max_entries` or `max_bytes` in `[layer]` of config.toml");
             false

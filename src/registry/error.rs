@@ -50,6 +50,20 @@ pub enum RegistryError {
         /// In which way.
         broken: Broken,
     },
+    /// A blob of which only a part came, however often it was asked for.
+    #[error("the download of {digest} from {host} stopped at {found_bytes} of {expected_bytes} bytes: {broken}")]
+    BlobCut {
+        /// Host with port.
+        host: String,
+        /// The blob.
+        digest: Digest,
+        /// What came of it.
+        found_bytes: u64,
+        /// Its size.
+        expected_bytes: u64,
+        /// In which way it ended.
+        broken: Broken,
+    },
     /// The encrypted connection could not be trusted or agreed upon.
     #[error("cannot speak TLS with {host}: {reason}")]
     Tls {
@@ -132,7 +146,7 @@ pub enum RegistryError {
         url: String,
     },
     /// The bytes are not those that were asked for.
-    #[error("{host} sent {found} for {expected}")]
+    #[error("{host} sent wrong bytes for {expected} (they hash to {found})")]
     BadDigest {
         /// Who sent them.
         host: String,
@@ -220,6 +234,7 @@ impl fmt::Display for Broken {
             Broken::Name(reason) => write!(f, "its name does not resolve ({reason})"),
             Broken::Refused => f.write_str("connection refused"),
             Broken::NoRoute => f.write_str("no route to it"),
+            Broken::Silent { stall_secs: 1 } => f.write_str("no answer for a second"),
             Broken::Silent { stall_secs } => write!(f, "no answer for {stall_secs} seconds"),
             Broken::Cut(reason) => write!(f, "the connection broke ({reason})"),
             Broken::Proxy(reason) => write!(f, "the proxy refused ({reason})"),

@@ -65,7 +65,11 @@ impl Document {
     /// Reads `bytes` that were announced as `media_type` (empty when nothing was announced).
     pub fn parse(bytes: &[u8], media_type: &str) -> Result<Document, BadDocument> {
         let malformed = |reason: &str| BadDocument::Malformed(reason.to_owned());
-        let wire: Wire = serde_json::from_slice(bytes).map_err(|error| BadDocument::Malformed(error.to_string()))?;
+        let wire: Wire = serde_json::from_slice(bytes).map_err(|error| match media_type {
+            // a page that asks for a log-in, most often
+            "text/html" | "text/plain" => BadDocument::Malformed(format!("a `{media_type}` came instead of it")),
+            _ => BadDocument::Malformed(error.to_string()),
+        })?;
         if wire.schema_version == 1 {
             return Err(BadDocument::Schema1);
         }

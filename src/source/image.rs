@@ -279,12 +279,12 @@ impl Lookup<'_> {
         let name = self.image_ref.familiar();
         let mut descriptor = root.clone();
         for _ in 0..DEEPEST_INDEX {
-            let bytes = self.manifest_bytes(&descriptor).await?;
+            let bytes = self.manifest_bytes(&descriptor, &answered_by).await?;
             let document = Document::parse(&bytes, &descriptor.media_type).map_err(|error| bad_document(&name, error))?;
             let index = match document {
                 Document::Index(index) => index,
                 Document::Manifest(manifest) => {
-                    let config = self.config_bytes(&manifest.config).await?;
+                    let config = self.config_bytes(&manifest.config, &answered_by).await?;
                     return assemble(self.image_ref.canonical(), descriptor, &manifest, &config, answered_by);
                 }
             };
@@ -299,22 +299,22 @@ impl Lookup<'_> {
         Err(RegistryError::BadManifest { name, reason: "its indexes are nested too deeply".to_owned() }.into())
     }
 
-    async fn manifest_bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
+    async fn manifest_bytes(&self, descriptor: &Descriptor, answered_by: &AnsweredBy) -> Result<Vec<u8>, SourceError> {
         match self.stored(descriptor.digest).await? {
             Stored::Bytes(bytes) => Ok(bytes),
             Stored::Lost(lost) => match self.client.manifest_by_digest(self.image_ref, &descriptor.digest).await {
                 Ok(fetched) => self.keep(fetched.bytes).await,
-                Err(error) => Err(self.incomplete(&lost, error)),
+                Err(error) => Err(self.missing(&lost, error, answered_by)),
             },
         }
     }
 
-    async fn config_bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, SourceError> {
+    async fn config_bytes(&self, descriptor: &Descriptor, answered_by: &AnsweredBy) -> Result<Vec<u8>, SourceError> {
         match self.stored(descriptor.digest).await? {
             Stored::Bytes(bytes) => Ok(bytes),
             Stored::Lost(lost) => match self.client.document(self.image_ref, descriptor).await {
                 Ok(bytes) => self.keep(bytes).await,
-                Err(error) => Err(self.incomplete(&lost, error)),
+                Err(error) => Err(self.missing(&lost, error, answered_by)),
             },
         }
     }
@@ -328,7 +328,11 @@ impl Lookup<'_> {
         }
     }
 
-    fn incomplete(&self, lost: &StoreError, error: RegistryError) -> SourceError {
+    /// What it means that the registry does not give a document that the store lacks.
+    fn missing(&self, lost: &StoreError, error: RegistryError, answered_by: &AnsweredBy) -> SourceError {
+        if !matches!(answered_by, AnsweredBy::Store { .. }) {
+            return error.into();
+        }
         SourceError::Incomplete { image: self.image_ref.to_string(), lacks: lost.to_string(), source: Box::new(error) }
     }
 

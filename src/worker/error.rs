@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::diagnostic::Diagnostic;
-use crate::digest::DiffId;
+use crate::digest::{DiffId, Digest};
 use crate::layer::LayerError;
 use crate::sandbox::SandboxError;
 use crate::snapshot::SnapshotError;
@@ -94,6 +94,14 @@ pub enum WorkError {
     /// A source could not be had.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// A base image's layers could not be had.
+    #[error("{source}")]
+    Base {
+        /// Names the image among those of the graph.
+        manifest: Digest,
+        /// Why.
+        source: SourceError,
+    },
     /// A context could not be opened.
     #[error(transparent)]
     Context(#[from] ContextError),

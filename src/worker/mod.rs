@@ -269,8 +269,8 @@ impl LocalWorker {
         let image_ref = self.shared.images.get(&image.manifest.digest).and_then(|(_, image_ref)| image_ref.as_ref());
         let shared = &self.shared;
         cell.get_or_try_init(|| async {
-            source::image::ensure_layers(&shared.store, &shared.client, image, image_ref, shared.limits).await?;
-            Ok::<(), WorkError>(())
+            let ensured = source::image::ensure_layers(&shared.store, &shared.client, image, image_ref, shared.limits).await;
+            ensured.map(drop).map_err(|source| WorkError::Base { manifest: image.manifest.digest, source })
         })
         .await?;
         Ok(())

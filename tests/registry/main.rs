@@ -9,6 +9,7 @@ mod fixture;
 mod proxy;
 mod pull;
 mod remote;
+mod told;
 mod trust;
 
 use std::io::Read;

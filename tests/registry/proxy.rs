@@ -16,6 +16,10 @@ pub enum Fault {
     FlipBodyByte(usize),
     /// Another answer, such as `429 Too Many Requests`.
     Status(&'static str),
+    /// A success with this `Content-Type` and body.
+    Answer(&'static str, &'static str),
+    /// No answer, on a connection that stays.
+    Hang,
     /// 401 unless the token of `/token` is shown.
     NeedToken,
     /// 401 unless `me` and `secret` are shown.
@@ -121,6 +125,12 @@ impl Plan {
         let shown = request.header("authorization");
         match fault {
             Some(Fault::CutHead) => return Ok(()),
+            Some(Fault::Hang) => {
+                // until the client has had enough
+                let _end = client.read(&mut [0; 64])?;
+                return Ok(());
+            }
+            Some(Fault::Answer(kind, body)) => return say(client, "200 OK", &format!("Content-Type: {kind}\r\n"), body),
             Some(Fault::Status(status)) => return say(client, status, "Retry-After: 0\r\n", ""),
             Some(Fault::NeedToken) if shown != Some("Bearer t0ken") => {
                 let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{}/token\",service=\"fault\"\r\n", self.host);

@@ -168,9 +168,16 @@ impl Failures {
     }
 
     fn add(&mut self, endpoint: &Endpoint, error: RegistryError) {
-        let is_guess = matches!(&self.last, Some((last, _)) if last.is_guess_beside(endpoint) && last.scheme == "http");
-        // A guess that was wrong says nothing: the connection in plain http is what broke.
-        if !(is_guess && matches!(error, RegistryError::Tls { .. } | RegistryError::Unreachable { .. })) {
+        // A guess that was wrong says nothing: the connection in plain http is what broke. A host that refuses plain http in
+        // words (400) was guessed right, and what its TLS lacks is the reason.
+        let is_wrong_guess = match (&self.last, &error) {
+            (Some((last, before)), RegistryError::Tls { .. }) => {
+                last.is_guess_beside(endpoint) && last.scheme == "http" && !matches!(before, RegistryError::Status { .. })
+            }
+            (Some((last, _)), RegistryError::Unreachable { .. }) => last.is_guess_beside(endpoint) && last.scheme == "http",
+            _ => false,
+        };
+        if !is_wrong_guess {
             self.last = Some((endpoint.clone(), error));
         }
     }

@@ -233,6 +233,9 @@ impl Client {
             RegistryError::NotFound { host, .. } => {
                 RegistryError::NoBlob { digest, repository: image_ref.repository.clone(), host }
             }
+            RegistryError::Unreachable { host, broken: broken @ (Broken::Cut(_) | Broken::Silent { .. }) } => {
+                RegistryError::BlobCut { host, digest, found_bytes: progress.sent_bytes, expected_bytes: size_bytes, broken }
+            }
             error => error,
         })
     }

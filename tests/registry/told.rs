@@ -1,0 +1,154 @@
+//! What people read when a registry does not do what it should: whole messages, through the program.
+
+use croze::digest::Digest;
+
+use crate::common::{self, Run, Space};
+use crate::fixture::{Registry, SampleImage};
+use crate::proxy::{Fault, Proxy};
+
+/// Builds from `test/image:1` of a registry with the sample, whose answers about `part` meet `faults`.
+fn build_from(part: &str, faults: Vec<Fault>) -> Option<(Run, String, SampleImage)> {
+    let registry = Registry::start()?;
+    let image = SampleImage::new();
+    registry.push(&image, "test/image:1");
+    let proxy = Proxy::start(&registry.host, &part.replace("LAYER", &image.layer_digest().to_string()), faults);
+    let space = Space::new();
+    space.write(".config/croze/config.toml", "[network]\nattempts = 2\ntimeout_secs = 1\n");
+    space.dockerfile(&format!("FROM {}/test/image:1\nCOPY Dockerfile /\n", proxy.host));
+    let output = format!("type=local,dest={}", space.text_path("out"));
+    let run = space.build(&["-o", &output]);
+    assert!(!space.path("out").exists(), "nothing half-written");
+    Some((run, proxy.host.clone(), image))
+}
+
+/// The message with the place in the Dockerfile that belongs to all of them, and what is said below it.
+fn at_from(message: &str, host: &str, notes: &[&str]) -> String {
+    let image = format!("{host}/test/image:1");
+    let mut text =
+        format!("error: {message}\n --> Dockerfile:1:6\n  |\n1 | FROM {image}\n  |      {}\n", "^".repeat(image.len()));
+    for (index, note) in notes.iter().enumerate() {
+        if index == 0 {
+            text.push_str("  |\n");
+        }
+        text.push_str(&format!("  = {note}\n"));
+    }
+    text
+}
+
+#[test]
+fn a_registry_that_forbids() {
+    let Some((run, host, _)) = build_from("/manifests/1", vec![Fault::Status("403 Forbidden")]) else { return };
+    let message = format!("{host} refuses access to `{host}/test/image:1` (status 403, without credentials)");
+    let notes = [
+        "note: a registry may answer like this for a repository that does not exist",
+        &format!("help: if it is a private one, log in by `croze login {host}`"),
+    ];
+    run.fails(3, &at_from(&message, &host, &notes));
+}
+
+#[test]
+fn a_registry_that_hangs() {
+    let Some((run, host, _)) = build_from("/manifests/1", vec![Fault::Hang; 9]) else { return };
+    run.fails(3, &at_from(&format!("cannot reach {host}: no answer for a second"), &host, &[]));
+}
+
+#[test]
+fn a_page_instead_of_a_manifest() {
+    let page = Fault::Answer("text/html", "<html>please log in</html>");
+    let Some((run, host, _)) = build_from("/manifests/1", vec![page; 9]) else { return };
+    run.fails(
+        3,
+        &at_from(&format!("`{host}/test/image:1` has a malformed manifest: a `text/html` came instead of it"), &host, &[]),
+    );
+}
+
+#[test]
+fn a_manifest_of_the_first_format() {
+    let old = Fault::Answer("application/vnd.docker.distribution.manifest.v1+prettyjws", r#"{"schemaVersion":1,"fsLayers":[]}"#);
+    let Some((run, host, _)) = build_from("/manifests/1", vec![old; 9]) else { return };
+    let message = format!(
+        "`{host}/test/image:1` is stored in Docker's schema 1 format, which is no longer read; push it again with a current tool"
+    );
+    run.fails(3, &at_from(&message, &host, &[]));
+}
+
+#[test]
+fn a_manifest_whose_config_is_nowhere() {
+    let empty = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    let manifest = concat!(
+        r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"#,
+        r#""application/vnd.oci.image.config.v1+json","digest":"sha256:"#,
+        "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+        r#"","size":2},"layers":[]}"#
+    );
+    let faults = vec![Fault::Answer("application/vnd.oci.image.manifest.v1+json", manifest)];
+    let Some((run, host, _)) = build_from("/manifests/1", faults) else { return };
+    run.fails(3, &at_from(&format!("{host} has no blob {empty} in `test/image`"), &host, &[]));
+}
+
+#[test]
+fn a_layer_with_other_bytes() {
+    let Some((run, host, image)) = build_from("/blobs/LAYER", vec![Fault::FlipBodyByte(5000); 9]) else { return };
+    let mut bytes = image.layer.clone();
+    bytes[5000] ^= 1;
+    let found = Digest::of(&bytes);
+    let message = format!("{host} sent wrong bytes for {} (they hash to {found})", image.layer_digest());
+    run.fails(3, &at_from(&message, &host, &[]));
+}
+
+#[test]
+fn a_layer_that_stays_truncated() {
+    // what moves on may break again: only a download that stands still is given up
+    let faults = [vec![Fault::CutBodyAfter(1000)], vec![Fault::CutBodyAfter(0); 9]].concat();
+    let Some((run, host, image)) = build_from("/blobs/LAYER", faults) else { return };
+    let (digest, size_bytes) = (image.layer_digest(), image.layer.len());
+    let message = format!(
+        "the download of {digest} from {host} stopped at 1000 of {size_bytes} bytes: \
+         the connection broke (end of file before message length reached)"
+    );
+    run.fails(3, &at_from(&message, &host, &[]));
+}
+
+#[test]
+fn an_index_without_the_platform() {
+    let Some(registry) = Registry::start() else { return };
+    registry.push(&SampleImage::new(), "test/image:1");
+    let (space, host) = (Space::new(), &registry.host);
+    space.dockerfile(&format!("FROM {host}/test/image:1\n"));
+    let message = format!("`{host}/test/image:1` has no image for linux/riscv64, only for linux/amd64, linux/s390x");
+    space.build(&["--platform=linux/riscv64"]).fails(3, &at_from(&message, host, &[]));
+    space.croze(["pull", "--platform=linux/riscv64", &format!("{host}/test/image:1")]).fails(3, &format!("error: {message}"));
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for() {
+    if !crate::fixture::can_run(&["docker-registry", "openssl"]) {
+        return;
+    }
+    let (space, registry) = (Space::new(), common::Registry::start_tls());
+    let host = &registry.host;
+    space.dockerfile(&format!("FROM {host}/test/image:1\n"));
+    let message = format!(
+        "cannot speak TLS with {host}: its certificate is signed by an authority that is not trusted here; add a `ca` for it"
+    );
+    let help = format!("help: `[registry.\"{host}\"]` in config.toml knows `ca = \"FILE\"`, `http = true` and `insecure = true`");
+    space.build(&[]).fails(3, &at_from(&message, host, &[&help]));
+}
+
+#[test]
+fn a_layer_that_is_a_bomb() {
+    let Some(registry) = Registry::start() else { return };
+    let image = SampleImage::new();
+    registry.push(&image, "test/image:1");
+    let (space, host) = (Space::new(), &registry.host);
+    space.write(".config/croze/config.toml", "[layer]\nmax_bytes = 399_999\n");
+    let name = format!("{host}/test/image:1");
+    let message = format!(
+        "error: cannot unpack layer {} of `{name}`\n |\n = note: it has more than 399999 bytes when it is unpacked\n \
+         = help: if you trust it, raise `max_entries` or `max_bytes` in `[layer]` of config.toml",
+        image.layer_digest()
+    );
+    space.croze(["pull", &name]).fails(3, &message);
+    space.write(".config/croze/config.toml", "[layer]\nmax_bytes = 400_000\nmax_entries = 1\n");
+    space.croze(["pull", &name]).succeeds();
+}
