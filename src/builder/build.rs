@@ -12,7 +12,7 @@ use super::inputs::{self, Inputs};
 use super::lock::{self, Lock, Locking};
 use super::output::ProductImage;
 use super::preflight::Preflight;
-use super::remote::Commits;
+use super::remote::Arrived;
 use super::report;
 use super::reporter::Reporter;
 use super::sbom;
@@ -116,7 +116,7 @@ pub(super) struct Build {
     lock: Lock,
     lock_path: Option<PathBuf>,
     /// What the names of contexts stood for.
-    commits: Commits,
+    arrived: Sources,
     cancel: watch::Receiver<bool>,
     /// What is built, as the history of builds calls it.
     project: String,
@@ -193,10 +193,10 @@ impl Build {
         let client = Arc::new(super::registry::client(registry, &request.client_env));
         let reporter = Reporter::new(events);
         let fetching = super::remote::fetch(&store, &client, &mut request, &lock);
-        let (checkouts, commits) = unless_canceled(&cancel, fetching).await?;
+        let Arrived { files, names: arrived } = unless_canceled(&cancel, fetching).await?;
         let (request, inputs) = {
             let store = store.clone();
-            let opening = task::blocking(move || inputs::open(&store, &mut request, checkouts).map(|inputs| (request, inputs)));
+            let opening = task::blocking(move || inputs::open(&store, &mut request, files).map(|inputs| (request, inputs)));
             unless_canceled(&cancel, opening).await?
         };
         let definition = reporter.announce(format!("[internal] load build definition from {}", inputs.dockerfile.name()));
@@ -206,7 +206,7 @@ impl Build {
             reporter.done(ignore, None);
         }
         let build =
-            Build { store, client, limits, reporter, request, images: Images::new(), lock, lock_path, commits, cancel, project };
+            Build { store, client, limits, reporter, request, images: Images::new(), lock, lock_path, arrived, cancel, project };
         Ok((build, inputs))
     }
 
@@ -421,7 +421,8 @@ impl Build {
         let run = attest::Run::of(&self.request, epoch, began.elapsed());
         let mut built = Vec::with_capacity(images.len());
         let mut sources = Sources { images: images_by_name, ..worker.sources() };
-        sources.commits.append(&mut self.commits);
+        sources.commits.append(&mut self.arrived.commits);
+        sources.urls.append(&mut self.arrived.urls);
         self.write_lock(&sources)?;
         let story = attest::Story { graph: &graph, sources: &sources, parameters, entry_point, detail };
         for (image, output) in images.into_iter().zip(outputs) {
@@ -446,7 +447,7 @@ impl Build {
 
     /// Asks for every download and git tree of a plan what its name stands for.
     async fn ask_sources(&self, plan: &Joined) -> Result<Sources, BuildError> {
-        let mut found = Sources { images: self.image_digests(), commits: self.commits.clone(), ..Sources::default() };
+        let mut found = Sources { images: self.image_digests(), ..self.arrived.clone() };
         let credentials = Credentials(&self.request.secrets);
         for index in &plan.steps {
             let step = plan.graph.step(*index);
@@ -574,6 +575,7 @@ fn project(request: &BuildRequest) -> String {
         DockerfileSource::Default => "Dockerfile".to_owned(),
         DockerfileSource::File(path) => path.display().to_string(),
         DockerfileSource::Stream(_) => "-".to_owned(),
+        DockerfileSource::Url(url) => url.clone(),
     };
     format!("{context}\0{dockerfile}\0{}", request.target.as_deref().unwrap_or_default())
 }

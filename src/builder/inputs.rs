@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::remote::Checkouts;
+use super::remote::Files;
 use super::{BuildError, BuildRequest, ContextSource, DockerfileSource, ErrorKind, NamedContextSource, report};
 use crate::diagnostic::{Diagnostic, Source, with_causes};
 use crate::dockerfile::ignore::Patterns;
@@ -29,13 +29,14 @@ pub struct Inputs {
 /// The largest Dockerfile that is read.
 const DOCKERFILE_LIMIT_BYTES: u64 = 16 << 20;
 
-/// Opens everything that is on this machine; git trees were checked out before. Blocks.
-pub fn open(store: &Store, request: &mut BuildRequest, mut checkouts: Checkouts) -> Result<Inputs, BuildError> {
+/// Opens everything that is on this machine; what is elsewhere was fetched before. Blocks.
+pub fn open(store: &Store, request: &mut BuildRequest, mut arrived: HashMap<String, Files>) -> Result<Inputs, BuildError> {
     let mut text = None;
     let main = match std::mem::replace(&mut request.context, ContextSource::Directory(PathBuf::new())) {
         ContextSource::Directory(directory) => Main::Directory(checked_directory(&directory)?),
-        ContextSource::Remote(remote) => match checkouts.remove("context") {
-            Some(checkout) => Main::Checkout(checkout),
+        ContextSource::Remote(remote) => match arrived.remove("context") {
+            Some(Files::Checkout(checkout)) => Main::Checkout(checkout),
+            Some(Files::Download(files)) => Main::Extracted(files),
             None => return Err(cannot_read(&remote, &std::io::ErrorKind::NotFound.into())),
         },
         ContextSource::Stream(stream) => {
@@ -56,6 +57,8 @@ pub fn open(store: &Store, request: &mut BuildRequest, mut checkouts: Checkouts)
             Found { source: Source::new("Dockerfile", lossy(bytes)), path: None }
         }
         DockerfileSource::File(path) => main.dockerfile(&path)?,
+        // what is behind a URL became a stream when it was fetched
+        DockerfileSource::Url(url) => return Err(cannot_read(&url, &std::io::ErrorKind::NotFound.into())),
         DockerfileSource::Default => match text {
             Some(text) => Found { source: Source::new("Dockerfile", text), path: None },
             None => default_dockerfile(main.root())?,
@@ -81,8 +84,9 @@ pub fn open(store: &Store, request: &mut BuildRequest, mut checkouts: Checkouts)
                 let ignore = ignore_patterns(&directory, None)?;
                 Context::open(store, &directory, ignore.map(|patterns| -> Box<dyn Ignore> { Box::new(patterns) }))
             }
-            NamedContextSource::Remote(_) => match checkouts.remove(name) {
-                Some(checkout) => Context::checkout(store, checkout),
+            NamedContextSource::Remote(_) => match arrived.remove(name) {
+                Some(Files::Checkout(checkout)) => Context::checkout(store, checkout),
+                Some(Files::Download(files)) => Context::in_temp(store, files, None),
                 None => continue,
             },
             NamedContextSource::Image(_) | NamedContextSource::Layout(_) => continue,

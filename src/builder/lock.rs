@@ -155,12 +155,17 @@ impl Lock {
     pub fn pin(&self, op: Op) -> Op {
         match op {
             Op::Http(mut http) => {
-                http.checksum = http.checksum.or_else(|| self.pins.urls.get(&http.url).copied());
+                http.checksum = http.checksum.or_else(|| self.url(&http.url));
                 Op::Http(http)
             }
             Op::Git(git) => Op::Git(self.pin_tree(git)),
             op => op,
         }
+    }
+
+    /// What the file behind a URL must hash to, if it is pinned.
+    pub fn url(&self, url: &str) -> Option<Digest> {
+        self.pins.urls.get(url).copied()
     }
 
     /// The tree by its commit, if its name is pinned.

@@ -153,6 +153,8 @@ pub enum DockerfileSource {
     File(PathBuf),
     /// `-f -`.
     Stream(Box<dyn Read + Send>),
+    /// An http(s) URL.
+    Url(String),
 }
 
 /// The value of a `--build-context`.

@@ -1,45 +1,66 @@
 //! Contexts that are not on this machine: git trees and downloads, fetched before anything is read.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::collections::HashMap;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use super::lock::{self, Lock, Locking};
-use super::{BuildError, BuildRequest, ContextSource, ErrorKind, NamedContextSource, report};
+use super::{BuildError, BuildRequest, ContextSource, DockerfileSource, ErrorKind, NamedContextSource, report};
 use crate::diagnostic::Diagnostic;
 use crate::graph::Op;
 use crate::plan::{SourceKind, classify};
 use crate::registry::Client;
 use crate::source::git::{self, Checkout};
-use crate::source::http;
-use crate::store::Store;
-use crate::worker::Credentials;
+use crate::source::http::{self, HttpFile};
+use crate::store::{Store, StoreError, TempDir};
+use crate::task;
+use crate::worker::{Credentials, Sources};
 
-/// Git trees that contexts are, by context name (`context` is the main one).
-pub type Checkouts = HashMap<String, Checkout>;
+/// What was fetched.
+#[derive(Default)]
+pub struct Arrived {
+    /// By context name (`context` is the main one).
+    pub files: HashMap<String, Files>,
+    /// What the names of named contexts stood for.
+    pub names: Sources,
+}
 
-/// What the names of git trees stood for: remote and reference to commit.
-pub type Commits = BTreeMap<(String, String), String>;
+/// The files of a context that came from elsewhere.
+pub enum Files {
+    /// A git tree.
+    Checkout(Checkout),
+    /// A download, as the one file of a directory.
+    Download(TempDir),
+}
 
-/// Fetches what the request names by URL. A downloaded main context becomes a stream: an archive or a Dockerfile.
+/// Fetches what the request names by URL. A downloaded main context becomes a stream: an archive or a Dockerfile; so does a
+/// Dockerfile of its own.
 pub async fn fetch(
     store: &Store,
     client: &Client,
     request: &mut BuildRequest,
     lock: &Lock,
-) -> Result<(Checkouts, Commits), BuildError> {
-    let mut checkouts = Checkouts::new();
-    let mut commits = Commits::new();
+) -> Result<Arrived, BuildError> {
+    let mut arrived = Arrived::default();
     let mut streamed = None;
     if let ContextSource::Remote(text) = &request.context {
         match fetch_one(store, client, text, request, lock).await? {
             Fetched::Checkout(checkout, _) => {
-                checkouts.insert("context".to_owned(), checkout);
+                arrived.files.insert("context".to_owned(), Files::Checkout(checkout));
             }
-            Fetched::File(file) => streamed = Some(file),
+            Fetched::File(file) => streamed = Some(open(store, &file)?),
         }
     }
     if let Some(file) = streamed {
         request.context = ContextSource::Stream(Box::new(file));
+    }
+    if let DockerfileSource::Url(text) = &request.dockerfile {
+        let Fetched::File(file) = fetch_one(store, client, text, request, lock).await? else {
+            return Err(bad(text, "a Dockerfile from a URL must be a file"));
+        };
+        request.dockerfile = DockerfileSource::Stream(Box::new(open(store, &file)?));
     }
     for (name, source) in &request.named_contexts {
         if let NamedContextSource::Remote(text) = source {
@@ -47,23 +68,30 @@ pub async fn fetch(
                 let diagnostics = vec![lock::unpinned_context(name, text)];
                 return Err(BuildError { kind: ErrorKind::Policy, diagnostics });
             }
-            match fetch_one(store, client, text, request, lock).await? {
+            let files = match fetch_one(store, client, text, request, lock).await? {
                 Fetched::Checkout(checkout, key) => {
-                    commits.insert(key, checkout.commit.clone());
-                    checkouts.insert(name.clone(), checkout);
+                    arrived.names.commits.insert(key, checkout.commit.clone());
+                    Files::Checkout(checkout)
                 }
-                Fetched::File(_) => return Err(bad(text, "a named context from a URL must be a git repository")),
-            }
+                Fetched::File(file) => {
+                    arrived.names.urls.insert(text.clone(), file.digest);
+                    let store = store.clone();
+                    let placed = task::blocking(move || place(&store, &file)).await;
+                    Files::Download(placed.map_err(|error| report::store_error(&error))?)
+                }
+            };
+            arrived.files.insert(name.clone(), files);
         }
     }
-    Ok((checkouts, commits))
+    Ok(arrived)
 }
 
-/// Whether a git reference says by itself, or by the lock file, which commit it means.
+/// Whether a name says by itself, or by the lock file, which bytes it means.
 fn is_pinned(text: &str, lock: &Lock) -> bool {
     match classify(text) {
         Ok(SourceKind::Git(reference)) => lock::is_pinned(&lock.pin(Op::Git(reference.into_op()))),
-        // no tree, which is told when it is fetched
+        Ok(SourceKind::Url { .. }) => lock.url(text).is_some(),
+        // nothing that can be fetched, which is told when it is tried
         _ => true,
     }
 }
@@ -71,7 +99,26 @@ fn is_pinned(text: &str, lock: &Lock) -> bool {
 enum Fetched {
     /// With its remote and reference.
     Checkout(Checkout, (String, String)),
-    File(File),
+    File(HttpFile),
+}
+
+fn open(store: &Store, file: &HttpFile) -> Result<File, BuildError> {
+    let path = store.blob_path(&file.digest);
+    File::open(&path).map_err(|source| report::store_error(&StoreError::Io { action: "open", path, source }))
+}
+
+/// A directory with the download in it, as `ADD` would make it.
+fn place(store: &Store, file: &HttpFile) -> Result<TempDir, StoreError> {
+    let directory = store.temp_dir()?;
+    let path = directory.path.join(&file.file_name);
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(file.last_modified_secs.unwrap_or(0).try_into().unwrap_or(0));
+    let write = |path: &Path| {
+        fs::copy(store.blob_path(&file.digest), path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        File::options().write(true).open(path)?.set_modified(changed)
+    };
+    write(&path).map_err(|source| StoreError::Io { action: "write", path: path.clone(), source })?;
+    Ok(directory)
 }
 
 async fn fetch_one(
@@ -99,10 +146,8 @@ async fn fetch_one(
         }
         SourceKind::Url { .. } => {
             let auth = Credentials(&request.secrets).http(text);
-            let file = http::fetch(store, client, text, None, auth.as_ref()).await.map_err(failed)?;
-            let path = store.blob_path(&file.digest);
-            let opened = File::open(&path).map_err(|source| crate::store::StoreError::Io { action: "open", path, source });
-            opened.map(Fetched::File).map_err(|error| report::store_error(&error))
+            let file = http::fetch(store, client, text, lock.url(text), auth.as_ref()).await.map_err(failed)?;
+            Ok(Fetched::File(file))
         }
         SourceKind::Path => Err(bad(text, "it is neither a directory nor a URL that can be fetched")),
     }

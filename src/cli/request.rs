@@ -114,7 +114,10 @@ fn dockerfile(file: Option<PathBuf>) -> DockerfileSource {
     match file {
         None => DockerfileSource::Default,
         Some(file) if file == Path::new("-") => DockerfileSource::Stream(stdin()),
-        Some(file) => DockerfileSource::File(file),
+        Some(file) => match file.to_str() {
+            Some(text) if text.starts_with("http://") || text.starts_with("https://") => DockerfileSource::Url(text.to_owned()),
+            _ => DockerfileSource::File(file),
+        },
     }
 }
 
