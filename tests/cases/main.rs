@@ -1,7 +1,8 @@
 //! What Dockerfiles mean: builds each folder `testdata/cases/GROUP/NAME` with the real program and compares what came out.
 //!
 //! A folder is a context with its Dockerfile; `args` holds flags, one per line, for a build that is started beside the context
-//! (which is called `ctx`); `expected` holds the image as text (see [`image::describe`]), or the exit code and the whole error.
+//! (which is called `ctx`); `setup` is a shell script that makes there what git cannot hold; `expected` holds the image as text
+//! (see [`image::describe`]), or the exit code and the whole error.
 //! All cases share one store. `FROM busybox` is this machine's, and the group `bases` is built first, in order of names, as
 //! `base-NAME:latest`. What is expected is what BuildKit makes of the same files, but for the words of errors.
 //! `UPDATE=1 cargo test --test cases` writes the `expected` files anew; review the difference.
@@ -12,6 +13,7 @@ mod image;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Run, Space};
@@ -61,7 +63,13 @@ impl Case {
 
     fn build(&self, space: &Space, busybox: &Tree) -> String {
         let place = format!("{}/{}", self.group, self.name);
-        copy_files(&self.folder, &space.path(&format!("{place}/ctx")));
+        let context = space.path(&format!("{place}/ctx"));
+        copy_files(&self.folder, &context);
+        if let Ok(script) = fs::read_to_string(self.folder.join("setup")) {
+            let mut shell = Command::new("sh");
+            shell.args(["-euc", &format!("umask 022\n{script}")]).current_dir(&context);
+            common::run(&mut shell).succeeds();
+        }
         let layout = space.path(&format!("{place}/image"));
         let output = format!("type=oci,dest={},tar=false,compression=uncompressed", layout.display());
         let flags = fs::read_to_string(self.folder.join("args")).unwrap_or_default();
@@ -119,7 +127,7 @@ fn copy_files(from: &Path, to: &Path) {
         } else if kind.is_symlink() {
             let target = fs::read_link(entry.path()).expect("reads");
             std::os::unix::fs::symlink(target, to.join(name)).expect("links");
-        } else if name != "args" && name != "expected" {
+        } else if name != "args" && name != "expected" && name != "setup" {
             fs::copy(entry.path(), to.join(name)).expect("copies");
         }
     }
