@@ -2,12 +2,9 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Space, busybox_tar, run, skip_unless};
+use common::{Space, busybox_tar, run, skip_unless, web};
 
 /// Two images that `base` stands for, one after the other.
 fn space() -> Space {
@@ -68,32 +65,6 @@ fn a_lock_file_that_is_none_is_told() {
     space.croze(["build", "--lock", "--locked", "ctx"]).fails(2, "error: `--lock` and `--locked` cannot be used together\n");
 }
 
-/// Serves the files of a directory on a free port of loopback, until the test ends; returns `HOST:PORT`.
-fn serve(directory: PathBuf) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    let host = listener.local_addr().expect("it is bound").to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            // a client that went away is none of the server's business
-            let _ = answer(&directory, stream);
-        }
-    });
-    host
-}
-
-fn answer(directory: &Path, mut client: TcpStream) -> std::io::Result<()> {
-    let lines = BufReader::new(client.try_clone()?).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
-    let head: Vec<String> = lines.collect();
-    let target = head.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
-    let path = target.split('?').next().unwrap_or_default().trim_start_matches('/');
-    let (status, body) = match std::fs::read(directory.join(path)) {
-        Ok(body) => ("200 OK", body),
-        Err(_) => ("404 Not Found", Vec::new()),
-    };
-    write!(client, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
-    client.write_all(&body)
-}
-
 /// Runs git as somebody in `www/tree`, which is served as `tree.git`.
 fn git(space: &Space, arguments: &[&str]) {
     let mut command = Command::new("git");
@@ -119,17 +90,24 @@ fn downloads_and_git_trees_are_locked_too() {
     git(&space, &["init", "-q", "-b", "main"]);
     std::os::unix::fs::symlink("tree/.git", space.path("www/tree.git")).expect("a link");
     publish(&space, "one\n");
-    let host = serve(space.path("www"));
+    let host = web::serve(space.path("www"));
     let context = format!("named=http://{host}/tree.git#main");
     space.dockerfile(&format!(
-        "FROM scratch\nADD http://{host}/file /download\nADD http://{host}/tree.git#main /tree/\nCOPY --from=named file /named\n"
+        "FROM scratch\nADD http://{host}/file /download\nADD http://{host}/tree.git#main /tree/\nCOPY --from=named file /named\n\
+         COPY --from=page context /page\n"
     ));
-    let with_context =
-        |flags: &[&str]| [&["--build-context", &context], flags].concat().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let page = format!("page=http://{host}/file");
+    let with_context = |flags: &[&str]| {
+        [&["--build-context", &context, "--build-context", &page], flags]
+            .concat()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
     let contents = |flags: &[&str]| {
         let flags = with_context(flags);
         let out = space.build_files(&flags.iter().map(String::as_str).collect::<Vec<_>>());
-        ["download", "tree/file", "named"].map(|name| std::fs::read_to_string(out.join(name)).expect("there"))
+        ["download", "tree/file", "named", "page"].map(|name| std::fs::read_to_string(out.join(name)).expect("there"))
     };
 
     // every kind of name is refused
@@ -141,18 +119,20 @@ fn downloads_and_git_trees_are_locked_too() {
         refused.stderr
     );
     space.write("named/file", "");
-    let refused = space.croze(["build", "--locked", "--build-context", "named=named", "ctx"]);
+    let refused = space.croze(["build", "--locked", "--build-context", &page, "ctx"]);
+    assert!(refused.stderr.contains("the context `page` from "), "{}", refused.stderr);
+    let refused = space.croze(["build", "--locked", "--build-context", "named=named", "--build-context", "page=named", "ctx"]);
     assert_eq!(refused.code, Some(4), "{}", refused.stderr);
     for name in ["file", "tree.git"] {
         assert!(refused.stderr.contains(&format!("`http://{host}/{name}` is not pinned")), "{}", refused.stderr);
     }
 
-    assert_eq!(contents(&["--lock"]), ["one\n"; 3]);
+    assert_eq!(contents(&["--lock"]), ["one\n"; 4]);
     publish(&space, "two\n");
-    assert_eq!(contents(&[]), ["one\n"; 3]);
-    assert_eq!(contents(&["--locked", "--no-cache"]), ["one\n"; 3]);
+    assert_eq!(contents(&[]), ["one\n"; 4]);
+    assert_eq!(contents(&["--locked", "--no-cache"]), ["one\n"; 4]);
     let locked = space.read("ctx/Dockerfile.lock");
-    assert_eq!(contents(&["--lock"]), ["one\n"; 3]);
+    assert_eq!(contents(&["--lock"]), ["one\n"; 4]);
     assert_eq!(space.read("ctx/Dockerfile.lock"), locked);
 
     let lock = |update: &str| {
@@ -160,9 +140,9 @@ fn downloads_and_git_trees_are_locked_too() {
         assert_eq!(run.succeeds().stdout, "ctx/Dockerfile.lock\n");
     };
     lock(&format!("--update=http://{host}/file"));
-    assert_eq!(contents(&["--locked"]), ["two\n", "one\n", "one\n"]);
+    assert_eq!(contents(&["--locked"]), ["two\n", "one\n", "one\n", "two\n"]);
     lock("--update");
-    assert_eq!(contents(&["--locked"]), ["two\n"; 3]);
+    assert_eq!(contents(&["--locked"]), ["two\n"; 4]);
     space.croze(["lock", "--update=busybox", "ctx"]).fails(
         2,
         "error: nothing is pinned by the name `busybox`\n |\n = help: `--update` without a name asks for all of them anew",

@@ -106,17 +106,18 @@ fn interrupted() -> BuildError {
 
 /// What the phases of a build share.
 pub(super) struct Build {
-    store: Store,
-    client: Arc<Client>,
+    pub(super) store: Store,
+    pub(super) client: Arc<Client>,
     limits: LayerLimits,
     pub(super) reporter: Reporter,
-    request: BuildRequest,
+    pub(super) request: BuildRequest,
     images: Images,
     /// What names stand for, and where that is written.
-    lock: Lock,
+    pub(super) lock: Lock,
     lock_path: Option<PathBuf>,
-    /// What the names of contexts stood for.
-    arrived: Sources,
+    /// What the names of contexts stood for, and when their files changed as far as servers said.
+    pub(super) names: Sources,
+    pub(super) times: HashMap<String, i64>,
     cancel: watch::Receiver<bool>,
     /// What is built, as the history of builds calls it.
     project: String,
@@ -193,7 +194,7 @@ impl Build {
         let client = Arc::new(super::registry::client(registry, &request.client_env));
         let reporter = Reporter::new(events);
         let fetching = super::remote::fetch(&store, &client, &mut request, &lock);
-        let Arrived { files, names: arrived } = unless_canceled(&cancel, fetching).await?;
+        let Arrived { files, names, times } = unless_canceled(&cancel, fetching).await?;
         let (request, inputs) = {
             let store = store.clone();
             let opening = task::blocking(move || inputs::open(&store, &mut request, files).map(|inputs| (request, inputs)));
@@ -205,20 +206,35 @@ impl Build {
             let ignore = reporter.announce(format!("[internal] load {name}"));
             reporter.done(ignore, None);
         }
-        let build =
-            Build { store, client, limits, reporter, request, images: Images::new(), lock, lock_path, arrived, cancel, project };
+        let build = Build {
+            store,
+            client,
+            limits,
+            reporter,
+            request,
+            images: Images::new(),
+            lock,
+            lock_path,
+            names,
+            times,
+            cancel,
+            project,
+        };
         Ok((build, inputs))
     }
 
     /// Parses and lowers; resolves images on the way.
     pub(super) async fn plan(&mut self, inputs: &Inputs, stages: Wish) -> Result<Planned, Refused> {
         let (dockerfile, mut found) = dockerfile::parse(&inputs.dockerfile);
-        let variants = options(&self.request, inputs, stages);
+        let mut variants = options(&self.request, inputs, stages);
         let checks = plan::check_options(&dockerfile, &variants[0]).map_err(|bad| Refused {
             warnings: Vec::new(),
             error: BuildError { kind: ErrorKind::Usage, diagnostics: vec![*bad] },
         })?;
-        let result = self.lower(&dockerfile, &variants, &mut found).await;
+        let result = match self.settle_epoch(&dockerfile, inputs, &mut variants).await {
+            Ok(()) => self.lower(&dockerfile, &variants, &mut found).await,
+            Err(error) => Err(error),
+        };
         found.retain(|warning| warning.severity == Severity::Warning && dockerfile.reports(warning, &checks));
         let warnings = found;
         match result {
@@ -421,8 +437,8 @@ impl Build {
         let run = attest::Run::of(&self.request, epoch, began.elapsed());
         let mut built = Vec::with_capacity(images.len());
         let mut sources = Sources { images: images_by_name, ..worker.sources() };
-        sources.commits.append(&mut self.arrived.commits);
-        sources.urls.append(&mut self.arrived.urls);
+        sources.commits.append(&mut self.names.commits);
+        sources.urls.append(&mut self.names.urls);
         self.write_lock(&sources)?;
         let story = attest::Story { graph: &graph, sources: &sources, parameters, entry_point, detail };
         for (image, output) in images.into_iter().zip(outputs) {
@@ -447,7 +463,7 @@ impl Build {
 
     /// Asks for every download and git tree of a plan what its name stands for.
     async fn ask_sources(&self, plan: &Joined) -> Result<Sources, BuildError> {
-        let mut found = Sources { images: self.image_digests(), ..self.arrived.clone() };
+        let mut found = Sources { images: self.image_digests(), ..self.names.clone() };
         let credentials = Credentials(&self.request.secrets);
         for index in &plan.steps {
             let step = plan.graph.step(*index);
@@ -512,6 +528,10 @@ impl Build {
     fn now_secs(&self) -> i64 {
         self.request.now_secs()
     }
+
+    pub(super) async fn unless_canceled<T>(&self, work: impl Future<Output = Result<T, BuildError>>) -> Result<T, BuildError> {
+        unless_canceled(&self.cancel, work).await
+    }
 }
 
 /// What shapes the plan, once per platform; at least one.
@@ -537,6 +557,7 @@ fn options(request: &BuildRequest, inputs: &Inputs, stages: Wish) -> Vec<Options
     }
     let options = Options {
         build_args,
+        epoch_default: None,
         target: request.target.clone(),
         target_platform: host.clone(),
         platform_requested: !request.platforms.is_empty(),

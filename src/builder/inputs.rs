@@ -22,6 +22,8 @@ pub struct Inputs {
     pub dockerfile: Source,
     /// `context` and the named local ones.
     pub contexts: HashMap<String, Arc<Context>>,
+    /// Whether the main context came as an archive.
+    pub is_archive: bool,
     /// What the main context leaves out.
     pub ignore: Option<Arc<Patterns>>,
 }
@@ -70,6 +72,7 @@ pub fn open(store: &Store, request: &mut BuildRequest, mut arrived: HashMap<Stri
         Main::Directory(root) => ignore_patterns(root, dockerfile.path.as_deref())?,
     };
     let offered = || ignore.clone().map(|patterns| -> Box<dyn Ignore> { Box::new(patterns) });
+    let is_archive = matches!(main, Main::Extracted(_));
     let context = match main {
         Main::Directory(directory) => Context::open(store, &directory, offered()),
         Main::Extracted(extracted) => Context::in_temp(store, extracted, offered()),
@@ -93,7 +96,7 @@ pub fn open(store: &Store, request: &mut BuildRequest, mut arrived: HashMap<Stri
         };
         contexts.insert(name.clone(), Arc::new(context.map_err(|error| context_error(&error))?));
     }
-    Ok(Inputs { dockerfile: dockerfile.source, contexts, ignore })
+    Ok(Inputs { dockerfile: dockerfile.source, contexts, is_archive, ignore })
 }
 
 /// The main context, before its ignore file is known.

@@ -32,6 +32,7 @@ mod build;
 mod calls;
 pub mod diff;
 mod disk;
+mod epoch;
 pub mod explain;
 pub mod fsck;
 pub mod hygiene;

@@ -25,6 +25,8 @@ pub struct Arrived {
     pub files: HashMap<String, Files>,
     /// What the names of named contexts stood for.
     pub names: Sources,
+    /// When they changed last, as far as their servers say, by context name in seconds since 1970.
+    pub times: HashMap<String, i64>,
 }
 
 /// The files of a context that came from elsewhere.
@@ -37,20 +39,19 @@ pub enum Files {
 
 /// Fetches what the request names by URL. A downloaded main context becomes a stream: an archive or a Dockerfile; so does a
 /// Dockerfile of its own.
-pub async fn fetch(
-    store: &Store,
-    client: &Client,
-    request: &mut BuildRequest,
-    lock: &Lock,
-) -> Result<Arrived, BuildError> {
+pub async fn fetch(store: &Store, client: &Client, request: &mut BuildRequest, lock: &Lock) -> Result<Arrived, BuildError> {
     let mut arrived = Arrived::default();
     let mut streamed = None;
     if let ContextSource::Remote(text) = &request.context {
         match fetch_one(store, client, text, request, lock).await? {
             Fetched::Checkout(checkout, _) => {
+                arrived.times.extend(checkout.committed_secs.map(|seconds| ("context".to_owned(), seconds)));
                 arrived.files.insert("context".to_owned(), Files::Checkout(checkout));
             }
-            Fetched::File(file) => streamed = Some(open(store, &file)?),
+            Fetched::File(file) => {
+                arrived.times.extend(file.last_modified_secs.map(|seconds| ("context".to_owned(), seconds)));
+                streamed = Some(open(store, &file)?);
+            }
         }
     }
     if let Some(file) = streamed {
@@ -70,10 +71,12 @@ pub async fn fetch(
             }
             let files = match fetch_one(store, client, text, request, lock).await? {
                 Fetched::Checkout(checkout, key) => {
+                    arrived.times.extend(checkout.committed_secs.map(|seconds| (name.clone(), seconds)));
                     arrived.names.commits.insert(key, checkout.commit.clone());
                     Files::Checkout(checkout)
                 }
                 Fetched::File(file) => {
+                    arrived.times.extend(file.last_modified_secs.map(|seconds| (name.clone(), seconds)));
                     arrived.names.urls.insert(text.clone(), file.digest);
                     let store = store.clone();
                     let placed = task::blocking(move || place(&store, &file)).await;
@@ -107,10 +110,10 @@ fn open(store: &Store, file: &HttpFile) -> Result<File, BuildError> {
     File::open(&path).map_err(|source| report::store_error(&StoreError::Io { action: "open", path, source }))
 }
 
-/// A directory with the download in it, as `ADD` would make it.
+/// A directory with the download in it. BuildKit calls the file `context`, whatever its URL.
 fn place(store: &Store, file: &HttpFile) -> Result<TempDir, StoreError> {
     let directory = store.temp_dir()?;
-    let path = directory.path.join(&file.file_name);
+    let path = directory.path.join("context");
     let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(file.last_modified_secs.unwrap_or(0).try_into().unwrap_or(0));
     let write = |path: &Path| {
         fs::copy(store.blob_path(&file.digest), path)?;

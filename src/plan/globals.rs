@@ -1,8 +1,9 @@
 //! What holds for the whole file: global arguments, the epoch, the frontend asked for.
 
+use super::epoch::{self, EPOCH, Epoch};
 use super::scope::Scope;
 use super::{Options, words};
-use crate::diagnostic::{Diagnostic, Span};
+use crate::diagnostic::Diagnostic;
 use crate::dockerfile::{ArgDeclaration, Dockerfile, InstructionKind};
 use crate::reference::ImageRef;
 
@@ -15,21 +16,35 @@ pub(super) fn declarations(dockerfile: &Dockerfile) -> impl Iterator<Item = &Arg
 }
 
 /// The scope of `FROM` lines, and `SOURCE_DATE_EPOCH` in seconds.
-///
-/// A given build argument hides the default, and errors in it.
 pub(super) fn resolve(
     dockerfile: &Dockerfile,
     options: &Options,
     predefined: Scope,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> (Scope, Option<i64>) {
+    let mut scope = scope(dockerfile, options, predefined, diagnostics);
+    if let Some(settled) = options.epoch_default.filter(|_| scope.value(EPOCH).is_some()) {
+        match settled {
+            Some(seconds) => scope.set(EPOCH, &seconds.to_string()),
+            None => scope.unset(EPOCH),
+        }
+    }
+    let epoch = match epoch::read(dockerfile, options, &scope) {
+        Ok(Epoch::Seconds(seconds)) => Some(seconds),
+        Ok(Epoch::Unset | Epoch::Of(_)) => None,
+        Err(error) => {
+            diagnostics.push(*error);
+            None
+        }
+    };
+    (scope, epoch)
+}
+
+/// The scope of `FROM` lines. A given build argument hides the default, and errors in it.
+pub(super) fn scope(dockerfile: &Dockerfile, options: &Options, predefined: Scope, diagnostics: &mut Vec<Diagnostic>) -> Scope {
     let mut scope = predefined;
-    let mut epoch_span = None;
     for declaration in declarations(dockerfile) {
         let name = declaration.name.value.as_str();
-        if name == EPOCH {
-            epoch_span = Some(declaration.span);
-        }
         match (options.build_arg(name), &declaration.default) {
             (Some(given), _) => scope.set(name, given),
             (None, Some(default)) => match words::expand(default, &dockerfile.source, dockerfile.directives.escape, &scope) {
@@ -39,30 +54,7 @@ pub(super) fn resolve(
             (None, None) => {}
         }
     }
-    let epoch = epoch(dockerfile, options, &scope, epoch_span, diagnostics);
-    (scope, epoch)
-}
-
-const EPOCH: &str = "SOURCE_DATE_EPOCH";
-
-fn epoch(
-    dockerfile: &Dockerfile,
-    options: &Options,
-    scope: &Scope,
-    declared: Option<Span>,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Option<i64> {
-    let value = options.build_arg(EPOCH).or_else(|| scope.value(EPOCH)).filter(|value| !value.is_empty())?;
-    if let Ok(seconds) = value.parse::<i64>() {
-        return Some(seconds);
-    }
-    let message = format!("invalid SOURCE_DATE_EPOCH: `{value}`");
-    let diagnostic = match declared.filter(|_| options.build_arg(EPOCH).is_none()) {
-        Some(span) => Diagnostic::error("bad-epoch", message, &dockerfile.source, span),
-        None => Diagnostic::error_without_place("bad-epoch", message),
-    };
-    diagnostics.push(diagnostic.help("give whole seconds since 1970-01-01"));
-    None
+    scope
 }
 
 /// Refuses `# syntax=` images other than Docker's own, whose language is built in.

@@ -24,6 +24,7 @@ use crate::reference::{ImageRef, Platform};
 mod checks;
 mod chmod;
 mod configure;
+mod epoch;
 mod expose;
 mod from;
 mod globals;
@@ -42,6 +43,7 @@ mod transfer;
 mod words;
 
 pub(crate) use checks::check_options;
+pub use epoch::{Epoch, EpochSource, epoch};
 pub use join::{Joined, JoinedImage, join};
 pub use outline::{Argument, Credential, Outline};
 pub(crate) use remote::{SourceKind, classify};
@@ -54,6 +56,8 @@ use stages::Stages;
 pub struct Options {
     /// `--build-arg`, in order; of several values for one name the last counts.
     pub build_args: Vec<(String, String)>,
+    /// What a default of `SOURCE_DATE_EPOCH` came to that names a source; see [`Options::settle_epoch`].
+    pub epoch_default: Option<Option<i64>>,
     /// `--target`.
     pub target: Option<String>,
     /// The platform of the image.
@@ -95,6 +99,7 @@ impl Options {
     pub fn new(platform: Platform) -> Options {
         Options {
             build_args: Vec::new(),
+            epoch_default: None,
             target: None,
             target_platform: platform.clone(),
             platform_requested: false,

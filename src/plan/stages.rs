@@ -232,22 +232,9 @@ impl<'a> Stages<'a> {
         }
     }
 
-    /// The named context that replaces `name`, the one for exactly `platform` first.
+    /// The named context that replaces `name`, as a base.
     fn named_context(&self, name: &str, platform: &Platform) -> Option<BaseKind> {
-        let nothing = self.options.named_contexts.is_empty();
-        if nothing || name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
-            return None;
-        }
-        let name = familiar(name);
-        let mut candidates: Vec<(&String, &NamedContext, bool)> = Vec::new();
-        for (key, context) in &self.options.named_contexts {
-            let (key_name, key_platform) = key.split_once("::").map_or((key.as_str(), None), |(name, rest)| (name, Some(rest)));
-            let fits = key_platform.is_none_or(|text| text.parse::<Platform>().is_ok_and(|parsed| parsed == *platform));
-            if fits && familiar(key_name) == name {
-                candidates.push((key, context, key_platform.is_none()));
-            }
-        }
-        let (key, context, _) = candidates.into_iter().min_by_key(|(_, _, general)| *general)?;
+        let (key, context) = named_context(self.options, name, platform)?;
         let image = |image: ImageLocation, written: String| BaseKind::Image {
             key: ImageKey { image, platform: platform.clone() },
             written,
@@ -509,6 +496,25 @@ struct Visit {
     node: usize,
     reads: Vec<(usize, Span)>,
     next: usize,
+}
+
+/// The named context that replaces `name` with its name as given, the one for exactly `platform` first.
+pub(super) fn named_context<'o>(options: &'o Options, name: &str, platform: &Platform) -> Option<(&'o String, &'o NamedContext)> {
+    let nothing = options.named_contexts.is_empty();
+    if nothing || name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
+        return None;
+    }
+    let name = familiar(name);
+    let mut candidates: Vec<(&String, &NamedContext, bool)> = Vec::new();
+    for (key, context) in &options.named_contexts {
+        let (key_name, key_platform) = key.split_once("::").map_or((key.as_str(), None), |(name, rest)| (name, Some(rest)));
+        let fits = key_platform.is_none_or(|text| text.parse::<Platform>().is_ok_and(|parsed| parsed == *platform));
+        if fits && familiar(key_name) == name {
+            candidates.push((key, context, key_platform.is_none()));
+        }
+    }
+    let (key, context, _) = candidates.into_iter().min_by_key(|(_, _, general)| *general)?;
+    Some((key, context))
 }
 
 /// The name by which contexts and images are compared: Docker's short form without `:latest`.

@@ -51,6 +51,8 @@ pub struct Checkout {
     pub path: PathBuf,
     /// The commit it is of.
     pub commit: String,
+    /// When it was committed, seconds since 1970.
+    pub committed_secs: Option<i64>,
     _temp: TempDir,
 }
 
@@ -155,10 +157,7 @@ fn checkout_now(
     if op.submodules {
         git.run(at, "fetch submodules of", &["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"])?;
     }
-    let committed = match op.commit_times {
-        true => Some(git.run(at, "read", &["show", "--no-patch", "--format=%ct", &commit.id])?),
-        false => None,
-    };
+    let committed_secs = git.run(at, "read", &["show", "--no-patch", "--format=%ct", &commit.id])?.trim().parse().ok();
     let repository = tree.join(".git");
     if op.keep_git_dir {
         // It tells when the fetch was, and nothing else.
@@ -166,11 +165,11 @@ fn checkout_now(
     } else {
         store.trash(&repository)?;
     }
-    if let Some(seconds) = committed.and_then(|text| text.trim().parse().ok()) {
+    if let Some(seconds) = committed_secs.filter(|_| op.commit_times) {
         set_times(&tree, seconds)?;
     }
     let path = subdirectory(&tree, op, commit)?;
-    Ok(Checkout { path, commit: commit.id.clone(), _temp: temp })
+    Ok(Checkout { path, commit: commit.id.clone(), committed_secs, _temp: temp })
 }
 
 /// Fetches the commit alone; from a server that gives none by name, the tip of its branch or tag; else everything.

@@ -4,6 +4,7 @@
 #![allow(dead_code)] // every test binary uses a part
 
 pub mod user;
+pub mod web;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
