@@ -5,8 +5,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use common::{Space, judge, skip_unless};
+use common::{Space, judge, run, skip_unless};
 use croze::export;
 use serde_json::Value;
 
@@ -225,4 +226,57 @@ fn others_read_the_index() {
     // what knows nothing of layouts finds the host's image
     let target = format!("oci:{}:1", space.text_path("docker"));
     judge("skopeo", &["copy", &format!("docker-archive:{}", space.text_path("pair.tar")), &target]);
+}
+
+/// `command` on one processor.
+fn on_one_core(command: &Command) -> Command {
+    let mut pinned = Command::new("taskset");
+    pinned.args(["-c", "0"]).arg(command.get_program()).args(command.get_args()).env_clear();
+    pinned.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(directory) = command.get_current_dir() {
+        pinned.current_dir(directory);
+    }
+    pinned
+}
+
+#[test]
+fn the_same_sources_give_the_same_digest() {
+    if !skip_unless("the_same_sources_give_the_same_digest", &["taskset"]) {
+        return;
+    }
+    // several pieces for the compressors, in a layer whose times are those of the run
+    let text = "FROM --platform=$BUILDPLATFORM busybox AS made\n\
+                RUN mkdir /out && for i in 1 2 3 4 5 6; do cat /bin/busybox; done > /out/large && ln /out/large /out/other\n\
+                FROM scratch\nARG TARGETARCH\nCOPY --from=made /out /out\nCOPY file /of-$TARGETARCH\nENV A=1\n";
+    let [busy, fresh] = [(); 2].map(|()| {
+        let space = Space::with_busybox();
+        space.dockerfile(text).write("ctx/file", "content\n");
+        space
+    });
+    let digest = |space: &Space, cores: Cores, compression: &str, platforms: &str| {
+        std::fs::remove_dir_all(space.path("layout")).ok();
+        let output = format!("type=oci,tar=false,dest=layout,rewrite-timestamp=true,compression={compression}");
+        let mut command =
+            space.command(["build", "-o", &output, "--platform", platforms, "--provenance=mode=max", "--sbom", "ctx"]);
+        command.env("SOURCE_DATE_EPOCH", "1000000000");
+        let mut command = if cores == Cores::One { on_one_core(&command) } else { command };
+        run(&mut command).succeeds();
+        export::validate(&space.path("layout")).expect("a valid layout");
+        space.read_json("layout/index.json")["manifests"][0]["digest"].clone()
+    };
+    for platforms in ["linux/amd64", "linux/amd64,linux/arm64"] {
+        for compression in ["gzip", "zstd", "estargz", "uncompressed"] {
+            // other outputs before this one leave blobs in other forms behind
+            busy.build(&["-o", "type=docker,dest=other.tar,compression-level=9", "--platform", "linux/amd64"]).succeeds();
+            let first = digest(&busy, Cores::One, compression, platforms);
+            assert_eq!(digest(&fresh, Cores::All, compression, platforms), first, "{compression} for {platforms}");
+            assert_eq!(digest(&busy, Cores::All, compression, platforms), first, "{compression} for {platforms}, again");
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cores {
+    One,
+    All,
 }

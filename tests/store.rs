@@ -112,7 +112,7 @@ fn check_files(root: &Path) {
 fn layouts_are_valid_in_every_compression() {
     let space = Space::new();
     let built = space.image();
-    for compression in ["uncompressed", "gzip", "zstd"] {
+    for compression in ["uncompressed", "gzip", "zstd", "estargz"] {
         let layout = space.path(compression);
         space.export(&built, &format!("type=oci,tar=false,dest={},compression={compression}", layout.display()));
         let entries = export::validate(&layout).expect(compression);

@@ -9,7 +9,7 @@ use super::output::{FileTimes, LayerOptions, Scope};
 use super::{Artifact, Built, BuiltImage, BuiltLayer, ExportError, LayerOrigin};
 use crate::image::{AssembledLayer, Descriptor, Dialect, ImageDraft, assemble, media_type};
 use crate::layer::{self, Compression, LayerError};
-use crate::store::Store;
+use crate::store::{Store, Variant};
 
 /// The image as the store keeps it: layers of the build are uncompressed and named by their diff_id, without a blob.
 pub(super) fn uncompressed(built: &Built, store: &Store, annotations: &[Annotation]) -> Result<Artifact, ExportError> {
@@ -51,27 +51,28 @@ pub(super) fn compressed(
 
 fn blob(layer: &BuiltLayer, store: &Store, options: &LayerOptions, epoch: Option<i64>) -> Result<AssembledLayer, ExportError> {
     let wanted_type = options.dialect.layer(layer_type(options.encoding.compression));
-    let packed = |epoch| {
-        layer::compressed(store, &layer.diff_id, options.encoding, epoch).map(|variant| {
-            let descriptor = Descriptor::new(wanted_type, variant.digest, variant.size_bytes);
-            AssembledLayer { diff_id: variant.diff_id, ..assembled(layer, descriptor) }
-        })
+    let describe = |variant: Variant| {
+        let mut descriptor = Descriptor::new(wanted_type, variant.digest, variant.size_bytes);
+        descriptor.annotations = layer::annotations(store, &variant.digest, options.encoding.compression)?;
+        Ok(AssembledLayer { diff_id: variant.diff_id, ..assembled(layer, descriptor) })
     };
+    let packed = |epoch| layer::compressed(store, &layer.diff_id, options.encoding, epoch).and_then(describe);
     let result = match &layer.origin {
         LayerOrigin::Own { .. } => packed(epoch.filter(|_| options.times == FileTimes::LimitToEpoch)),
         LayerOrigin::Base(descriptor) => {
             let base = assembled(layer, in_dialect(descriptor, options.dialect));
             let there = store.blob_size(&descriptor.digest)? == Some(descriptor.size_bytes);
-            let wanted =
-                options.scope == Scope::All && (base.descriptor.media_type != wanted_type || options.encoding.level.is_some());
-            match (there, wanted) {
-                (true, false) => Ok(base),
-                // a tree unpacked from another builder's tar need not give the same tar again; then only the blob has its name
-                (true, true) => match packed(None) {
-                    Err(LayerError::WrongContent { .. } | LayerError::Missing { .. }) => Ok(base),
-                    result => result,
-                },
-                (false, _) => packed(None),
+            let is_another = base.descriptor.media_type != wanted_type
+                || options.encoding.level.is_some()
+                || options.encoding.compression == Compression::Estargz;
+            let wanted = options.scope == Scope::All && is_another;
+            match (there, wanted, Compression::of_media_type(&descriptor.media_type)) {
+                (true, true, Some(compression)) => {
+                    let source = (&descriptor.digest, compression);
+                    layer::converted(store, &layer.diff_id, source, options.encoding).and_then(describe)
+                }
+                (true, ..) => Ok(base),
+                (false, ..) => packed(None),
             }
         }
     };
@@ -99,7 +100,7 @@ fn annotated(draft: &ImageDraft, annotations: &[Annotation], dialect: Dialect) -
 fn layer_type(compression: Compression) -> &'static str {
     match compression {
         Compression::None => media_type::LAYER,
-        Compression::Gzip => media_type::LAYER_GZIP,
+        Compression::Gzip | Compression::Estargz => media_type::LAYER_GZIP,
         Compression::Zstd => media_type::LAYER_ZSTD,
     }
 }

@@ -193,11 +193,8 @@ impl Reader {
                     "uncompressed" => Compression::None,
                     "gzip" => Compression::Gzip,
                     "zstd" => Compression::Zstd,
-                    "estargz" | "nydus" => {
-                        let what = "a lazily pulled compression";
-                        return Err(OutputError::Unavailable { what, instead: "`gzip` and `zstd` are" });
-                    }
-                    _ => return Err(bad(key, value, "`uncompressed`, `gzip` or `zstd`")),
+                    "estargz" => Compression::Estargz,
+                    _ => return Err(bad(key, value, "`uncompressed`, `gzip`, `zstd` or `estargz`")),
                 }
             }
             "compression-level" => {
@@ -265,11 +262,12 @@ impl Reader {
             self.output.push = Some(Push { by: self.by, insecure: self.insecure });
         }
         let Encoding { compression, level } = self.output.layers.encoding;
-        if compression == Compression::Gzip && level.is_some_and(|level| !(0..=9).contains(&level)) {
+        let is_gzip = matches!(compression, Compression::Gzip | Compression::Estargz);
+        if is_gzip && level.is_some_and(|level| !(0..=9).contains(&level)) {
             return Err(bad("compression-level".to_owned(), level.unwrap_or_default().to_string(), "for gzip, 0 to 9"));
         }
-        // as BuildKit has it: Docker's own types know no zstd
-        if compression == Compression::Zstd {
+        // as BuildKit has it: Docker's own types know no zstd, and their descriptors no annotations
+        if matches!(compression, Compression::Zstd | Compression::Estargz) {
             self.output.layers.dialect = Dialect::Oci;
         }
         let destination = self.destination()?;

@@ -15,3 +15,4 @@ mod time;
 pub use assemble::{AssembledLayer, DraftHistory, Image, ImageDraft, assemble};
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use document::{Descriptor, Dialect, Index, Manifest, media_type};
+pub use time::rfc3339;

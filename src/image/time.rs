@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 /// `2026-01-02T03:04:05Z`. Seconds beyond the years that RFC 3339 can write become the last or first second it can.
-pub(super) fn rfc3339(seconds: i64) -> String {
+pub fn rfc3339(seconds: i64) -> String {
     let limited = seconds.clamp(Timestamp::MIN.as_second(), Timestamp::MAX.as_second());
     Timestamp::from_second(limited).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use super::compress::{self, Encoding, compressed, write_pieces};
+use super::compress::{self, Compression, Encoding, compressed, write_pieces};
 use super::tar::write_tar;
 use super::{LayerError, commit};
 use crate::digest::DiffId;
@@ -40,8 +40,9 @@ impl Form {
 /// # Errors
 /// As [`commit()`].
 pub fn commit_ahead(store: &Store, tree: PathBuf, forms: &[Form]) -> Result<StoredLayer, LayerError> {
-    // a limited time makes another tar, which has to be read for itself
-    let (same_tar, others): (Vec<Form>, Vec<Form>) = forms.iter().partition(|form| form.epoch.is_none());
+    // a limited time makes another tar, which has to be read for itself; eStargz is cut where files begin
+    let is_same = |form: &&Form| form.epoch.is_none() && form.encoding.compression != Compression::Estargz;
+    let (same_tar, others): (Vec<Form>, Vec<Form>) = forms.iter().partition(is_same);
     let layer = match same_tar.first() {
         Some(form) => {
             let mut ahead = Ahead::new(store.clone(), form.encoding);

@@ -4,6 +4,8 @@
 //! row are one valid stream (RFC 1952 section 2.2, RFC 8878 section 3.1), and what comes out does not depend on how many
 //! threads made it.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -11,10 +13,11 @@ use std::thread;
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::LayerError;
+use super::estargz;
 use super::pipeline::{Sink, ordered};
-use super::tar::{TarSummary, write_tar};
-use crate::digest::{CacheKey, DiffId, Hasher};
-use crate::store::{Store, StoredLayer, Variant};
+use super::tar::write_tar;
+use crate::digest::{CacheKey, DiffId, Digest, Hasher};
+use crate::store::{Store, StoreError, Variant};
 
 /// How a layer blob is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -25,6 +28,8 @@ pub enum Compression {
     Gzip,
     /// Zstandard.
     Zstd,
+    /// gzip with a table of its files at the end, which is part of the plain bytes too.
+    Estargz,
 }
 
 /// One level for every output, or an image's digest would depend on which output came first. On source text libdeflate's 4
@@ -58,7 +63,7 @@ impl Encoding {
     fn level(self) -> i32 {
         match self.compression {
             Compression::None => 0,
-            Compression::Gzip => self.level.map_or(GZIP_LEVEL, |level| level.clamp(0, 9)),
+            Compression::Gzip | Compression::Estargz => self.level.map_or(GZIP_LEVEL, |level| level.clamp(0, 9)),
             Compression::Zstd => self.level.map_or(ZSTD_LEVEL, |level| level.clamp(1, 22)),
         }
     }
@@ -69,6 +74,7 @@ impl Encoding {
             Compression::None => "tar-1".to_owned(),
             Compression::Gzip => format!("gzip-{}-1", self.level()),
             Compression::Zstd => format!("zstd-{}-1", self.level()),
+            Compression::Estargz => format!("estargz-{}-1", self.level()),
         };
         epoch.map_or(kind.clone(), |epoch| format!("epoch-{epoch}+{kind}"))
     }
@@ -76,34 +82,60 @@ impl Encoding {
     /// Plain bytes of one member or frame.
     pub(super) fn piece_bytes(self) -> usize {
         match self.compression {
-            Compression::None | Compression::Gzip => GZIP_PIECE,
+            Compression::None | Compression::Gzip | Compression::Estargz => GZIP_PIECE,
             Compression::Zstd => ZSTD_PIECE,
         }
+    }
+
+    /// The gzip members of these pieces.
+    pub(super) fn members(self, pieces: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        // one for all: making it costs more than a small piece does
+        let mut compressor = self.compressor();
+        pieces.iter().map(|plain| member(&mut compressor, plain)).collect()
+    }
+
+    /// libdeflate, for gzip.
+    fn compressor(self) -> Compressor {
+        Compressor::new(CompressionLvl::new(self.level()).expect("libdeflate has levels 0 to 12"))
     }
 
     /// One member or frame.
     fn compress(self, plain: Vec<u8>) -> io::Result<Vec<u8>> {
         match self.compression {
             Compression::None => Ok(plain),
-            Compression::Gzip => {
-                let level = CompressionLvl::new(self.level()).expect("libdeflate has levels 0 to 12");
-                let mut compressor = Compressor::new(level);
-                let mut packed = vec![0; compressor.gzip_compress_bound(plain.len())];
-                let count = compressor.gzip_compress(&plain, &mut packed).expect("the buffer has the size for the worst case");
-                packed.truncate(count);
-                Ok(packed)
-            }
+            Compression::Gzip | Compression::Estargz => Ok(member(&mut self.compressor(), &plain)),
             Compression::Zstd => zstd::bulk::compress(&plain, self.level()),
         }
     }
 }
 
+fn member(compressor: &mut Compressor, plain: &[u8]) -> Vec<u8> {
+    let mut packed = vec![0; compressor.gzip_compress_bound(plain.len())];
+    let count = compressor.gzip_compress(plain, &mut packed).expect("the buffer has the size for the worst case");
+    packed.truncate(count);
+    packed
+}
+
 impl Compression {
+    /// How layers of this media type are compressed; `None` for what is no layer.
+    pub fn of_media_type(media_type: &str) -> Option<Compression> {
+        match media_type {
+            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => Some(Compression::None),
+            "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
+                Some(Compression::Gzip)
+            }
+            "application/vnd.oci.image.layer.v1.tar+zstd" | "application/vnd.docker.image.rootfs.diff.tar.zstd" => {
+                Some(Compression::Zstd)
+            }
+            _ => None,
+        }
+    }
+
     /// The plain bytes of `blob`, which may have several members or frames.
     pub(super) fn decoder<'a>(self, blob: &'a mut dyn Read) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
             Compression::None => Box::new(blob),
-            Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(blob)),
+            Compression::Gzip | Compression::Estargz => Box::new(flate2::read::MultiGzDecoder::new(blob)),
             Compression::Zstd => Box::new(zstd::Decoder::new(blob)?),
         })
     }
@@ -112,7 +144,8 @@ impl Compression {
 /// The blob of the stored layer `diff_id`, made at the first call and remembered as a variant of it. Whoever asks while
 /// another, in this process or not, makes it waits and takes that one's.
 ///
-/// With `epoch`, file times later than it (seconds since 1970) become it; the variant's `diff_id` then names that tar.
+/// With `epoch`, file times later than it (seconds since 1970) become it; the variant's `diff_id` then names that tar. For a
+/// format that adds to the tar it names all plain bytes.
 ///
 /// # Errors
 /// `Missing` if the store has no such layer; `WrongContent` if its tree no longer gives the tar it is named by, or came from
@@ -123,7 +156,33 @@ pub fn compressed(
     encoding: impl Into<Encoding>,
     epoch: Option<i64>,
 ) -> Result<Variant, LayerError> {
-    let encoding = encoding.into();
+    made(store, diff_id, encoding.into(), epoch, |out| {
+        let layer = store.layer(diff_id)?.ok_or(LayerError::Missing { diff_id: *diff_id })?;
+        Ok(write_tar(&layer.tree, epoch, out)?.diff_id)
+    })
+}
+
+/// The same from another blob of the layer: a tree that was unpacked from another builder's tar need not give that tar again.
+///
+/// # Errors
+/// `Damaged`, `WrongContent`: the blob is not what it should be.
+pub fn converted(
+    store: &Store,
+    diff_id: &DiffId,
+    (blob, compression): (&Digest, Compression),
+    encoding: Encoding,
+) -> Result<Variant, LayerError> {
+    made(store, diff_id, encoding, None, |out| write_plain(store, blob, compression, out))
+}
+
+/// The variant for `encoding` and `epoch`; it is made of what `tar` writes and names, unless it is there.
+fn made(
+    store: &Store,
+    diff_id: &DiffId,
+    encoding: Encoding,
+    epoch: Option<i64>,
+    tar: impl FnOnce(&mut dyn Write) -> Result<DiffId, LayerError> + Send,
+) -> Result<Variant, LayerError> {
     let kind = encoding.variant(epoch);
     if let Some(variant) = known(store, diff_id, &kind)? {
         return Ok(variant);
@@ -132,16 +191,61 @@ pub fn compressed(
     if let Some(variant) = known(store, diff_id, &kind)? {
         return Ok(variant);
     }
-    let layer = store.layer(diff_id)?.ok_or(LayerError::Missing { diff_id: *diff_id })?;
     let mut blob = store.blob_writer()?;
-    let summary = write_compressed(&layer, encoding, epoch, &mut blob)?;
-    if epoch.is_none() && summary.diff_id != *diff_id {
-        return Err(LayerError::WrongContent { expected: *diff_id, found: summary.diff_id });
+    let (found, plain) = match encoding.compression {
+        Compression::Estargz => estargz::write(tar, encoding, &mut blob)?,
+        _ => {
+            let found = write_compressed(tar, encoding, &mut blob)?;
+            (found, found)
+        }
+    };
+    if epoch.is_none() && found != *diff_id {
+        return Err(LayerError::WrongContent { expected: *diff_id, found });
     }
     let (digest, size_bytes) = blob.finish(None)?;
-    let variant = Variant { digest, size_bytes, diff_id: summary.diff_id };
+    let variant = Variant { digest, size_bytes, diff_id: plain };
     store.set_variant(diff_id, &kind, &variant)?;
     Ok(variant)
+}
+
+/// Writes the plain bytes of a blob; their name.
+fn write_plain(store: &Store, digest: &Digest, compression: Compression, out: &mut dyn Write) -> Result<DiffId, LayerError> {
+    let path = store.blob_path(digest);
+    let mut blob = File::open(&path).map_err(|source| StoreError::Io { action: "open", path, source })?;
+    let damaged = |source| LayerError::Damaged { action: "decompress it", source };
+    let mut plain = compression.decoder(&mut blob).map_err(damaged)?;
+    let (mut hasher, mut buffer) = (Hasher::new(), vec![0; 256 << 10]);
+    loop {
+        let count = plain.read(&mut buffer).map_err(damaged)?;
+        if count == 0 {
+            return Ok(DiffId(hasher.finish()));
+        }
+        hasher.update(&buffer[..count]);
+        out.write_all(&buffer[..count]).map_err(LayerError::Write)?;
+    }
+}
+
+/// What a descriptor of the blob `digest` says besides its type: eStargz has words about its table.
+///
+/// # Errors
+/// `Damaged`, `Store`: the blob cannot be read.
+pub fn annotations(store: &Store, digest: &Digest, compression: Compression) -> Result<BTreeMap<String, String>, LayerError> {
+    if compression != Compression::Estargz {
+        return Ok(BTreeMap::new());
+    }
+    let mut hasher = Hasher::new();
+    hasher.field(b"estargz annotations");
+    hasher.field(digest.as_bytes());
+    let memo = CacheKey(hasher.finish());
+    // no more than a shortcut: what cannot be read is found out anew
+    if let Some(known) = store.memo(&memo)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+        return Ok(known);
+    }
+    let path = store.blob_path(digest);
+    let blob = File::open(&path).map_err(|source| StoreError::Io { action: "open", path, source })?;
+    let found = estargz::annotations(blob)?;
+    store.set_memo(&memo, &serde_json::to_vec(&found).expect("a map of text is plain data"))?;
+    Ok(found)
 }
 
 /// A variant whose blob is there.
@@ -162,26 +266,25 @@ pub(super) fn lock_key(diff_id: &DiffId, kind: &str) -> CacheKey {
 /// Pieces of the tar that wait for a thread to compress them.
 const PIECES_AHEAD: usize = 2;
 
-/// Writes the layer's tar to `out` as `compression` says; the summary is the plain tar's.
+/// Writes what `tar` writes to `out` as `encoding` says; the name of the plain bytes.
 fn write_compressed(
-    layer: &StoredLayer,
+    tar: impl FnOnce(&mut dyn Write) -> Result<DiffId, LayerError> + Send,
     encoding: Encoding,
-    epoch: Option<i64>,
     out: &mut dyn Write,
-) -> Result<TarSummary, LayerError> {
+) -> Result<DiffId, LayerError> {
     thread::scope(|scope| {
         let (sender, pieces) = sync_channel(PIECES_AHEAD);
         let tar = scope.spawn(move || {
             let mut pieces = Pieces { piece: Vec::new(), piece_bytes: encoding.piece_bytes(), sender };
-            let summary = write_tar(&layer.tree, epoch, &mut pieces)?;
+            let found = tar(&mut pieces)?;
             pieces.send().map_err(LayerError::Write)?;
-            Ok(summary)
+            Ok(found)
         });
         let written = write_pieces(pieces.into_iter(), encoding, out);
-        let summary = tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let found = tar.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // When writing fails, the tar's thread fails too because nobody takes its pieces: the first error is the cause.
         written?;
-        summary
+        found
     })
 }
 
@@ -245,8 +348,13 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::digest::Digest;
     use crate::layer::{LayerLimits, commit, unpack};
+
+    fn empty() -> (tempfile::TempDir, Store) {
+        let space = tempfile::tempdir().unwrap();
+        let store = Store::open(space.path()).unwrap();
+        (space, store)
+    }
 
     /// A store with one committed layer of `files` small files and a large one.
     fn store(files: u32) -> (tempfile::TempDir, Store, DiffId) {
@@ -262,6 +370,15 @@ mod tests {
         fs::write(tree.join("large"), large).unwrap();
         let layer = commit(&store, tree).unwrap();
         (space, store, layer.record.diff_id)
+    }
+
+    #[test]
+    fn media_types_tell_compression() {
+        let found = ["tar", "tar+gzip", "tar+zstd", "tar+zstd+encrypted"]
+            .map(|kind| Compression::of_media_type(&format!("application/vnd.oci.image.layer.v1.{kind}")));
+        assert_eq!(found, [Some(Compression::None), Some(Compression::Gzip), Some(Compression::Zstd), None]);
+        let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+        assert_eq!(Compression::of_media_type(docker), Some(Compression::Gzip));
     }
 
     #[test]
@@ -284,6 +401,23 @@ mod tests {
         fs::remove_file(store.blob_path(&first.digest)).unwrap();
         assert_eq!(compressed(&store, &diff_id, Compression::Gzip, None).unwrap(), first);
         assert_eq!(Digest::of(&fs::read(store.blob_path(&first.digest)).unwrap()), first.digest);
+    }
+
+    #[test]
+    fn a_blob_is_converted_to_what_the_tree_gives() {
+        let (_space, store, diff_id) = store(200);
+        for to in [Compression::Gzip, Compression::Zstd, Compression::Estargz, Compression::None] {
+            let of_tree = compressed(&store, &diff_id, to, None).unwrap();
+            let (_other_space, other) = empty();
+            let from = Compression::Zstd;
+            let source = compressed(&store, &diff_id, from, None).unwrap();
+            other.write_blob(&fs::read(store.blob_path(&source.digest)).unwrap()).unwrap();
+            assert_eq!(converted(&other, &diff_id, (&source.digest, from), to.into()).unwrap(), of_tree);
+            let wrong = converted(&other, &DiffId(Digest::of(b"x")), (&source.digest, from), to.into());
+            assert!(matches!(wrong, Err(LayerError::WrongContent { .. })), "{wrong:?}");
+            let damaged = converted(&other, &DiffId(Digest::of(b"x")), (&source.digest, Compression::Gzip), to.into());
+            assert!(matches!(damaged, Err(LayerError::Damaged { .. })), "{damaged:?}");
+        }
     }
 
     #[test]
@@ -340,7 +474,8 @@ mod tests {
         }
         let (_space, store, diff_id) = store(1);
         let layer = store.layer(&diff_id).unwrap().unwrap();
-        let result = write_compressed(&layer, Compression::Gzip.into(), None, &mut Full);
+        let tar = |out: &mut dyn Write| Ok(write_tar(&layer.tree, None, out)?.diff_id);
+        let result = write_compressed(tar, Compression::Gzip.into(), &mut Full);
         assert!(matches!(result, Err(LayerError::Write(err)) if err.kind() == io::ErrorKind::StorageFull));
     }
 }

@@ -18,6 +18,7 @@ mod ahead;
 pub mod archive;
 mod commit;
 mod compress;
+mod estargz;
 pub mod header;
 mod pipeline;
 mod sparse;
@@ -29,7 +30,7 @@ mod walk;
 
 pub use ahead::{Form, commit_ahead};
 pub use commit::{commit, sound};
-pub use compress::{Compression, Encoding, compressed};
+pub use compress::{Compression, Encoding, annotations, compressed, converted};
 pub use tar::{TarSummary, write_tar};
 pub use unpack::{LayerLimits, Unpacked, unpack, unpack_into};
 

@@ -6,6 +6,7 @@ mod common;
 mod faults;
 mod files;
 mod fixture;
+mod forms;
 mod proxy;
 mod pull;
 mod remote;
