@@ -26,7 +26,7 @@ use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
 use crate::export::{Claim, Form};
-use crate::graph::{Graph, Network, Op, StepIndex};
+use crate::graph::{Graph, Op, StepIndex};
 use crate::layer::LayerLimits;
 use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Options, Outline, Wanted, Wish};
 use crate::reference::{ImageRef, Platform};
@@ -402,7 +402,6 @@ impl Build {
             secrets: std::mem::take(&mut self.request.secrets),
             ssh: std::mem::take(&mut self.request.ssh),
             proxy_env: self.request.proxies(),
-            default_network: default_network(self.request.network),
             entitled: entitled(&self.request.allow),
             cgroup_parent: self.request.cgroup_parent.clone(),
             shells: self.request.on_failure.map(Shells::new),
@@ -599,14 +598,6 @@ fn project(request: &BuildRequest) -> String {
         DockerfileSource::Url(url) => url.clone(),
     };
     format!("{context}\0{dockerfile}\0{}", request.target.as_deref().unwrap_or_default())
-}
-
-/// What `Network::Default` means to a command.
-pub fn default_network(asked: Network) -> sandbox::Network {
-    match asked {
-        Network::None => sandbox::Network::None,
-        Network::Default | Network::Host => sandbox::Network::Host,
-    }
 }
 
 fn entitled(allow: &[Entitlement]) -> Option<sandbox::Entitled> {

@@ -8,7 +8,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use super::build::default_network;
 use super::settings::{self, Settings};
 use super::{BuildError, ErrorKind, disk, report};
 use crate::cache::Cache;
@@ -121,7 +120,6 @@ async fn run_image(store: &Store, request: RunRequest) -> Result<RunResult, Buil
         secrets: Vec::new(),
         ssh: Vec::new(),
         proxy_env: Vec::new(),
-        default_network: default_network(request.network),
         entitled: None,
         cgroup_parent: None,
         shells: None,

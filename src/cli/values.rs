@@ -208,9 +208,6 @@ pub fn host(text: &str) -> Result<(String, String), BadValue> {
     if name.is_empty() || !known {
         return Err(bad());
     }
-    if address == "host-gateway" {
-        return Err(BadValue::Unavailable { what: "`host-gateway` is" });
-    }
     Ok((name.to_owned(), address.to_owned()))
 }
 

@@ -20,8 +20,8 @@ use rustix::process::{
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities,
-    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, LinkNameSpaceType, move_into_link_name_space, remove_capability_from_bounding_set,
+    set_capabilities, set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::emulation::Emulation;
@@ -94,6 +94,8 @@ pub(super) struct Inherited<'a> {
     pub(super) ids: Ids,
     /// Where the builder is told of a terminal.
     pub(super) control: &'a OwnedFd,
+    /// The namespace of a plan's shared network.
+    pub(super) network: Option<&'a OwnedFd>,
     pub(super) stdin: &'a OwnedFd,
     pub(super) stdout: &'a OwnedFd,
     pub(super) stderr: &'a OwnedFd,
@@ -111,6 +113,10 @@ pub(super) fn become_command<'a>(
 ) -> Result<Infallible, Failure<'a>> {
     let program = plan.args.first().map_or("", String::as_str);
     die_with(inherited.launcher).at(Stage::JoinParent, program)?;
+    if plan.network == Network::Shared {
+        // first of all: `/sys` is mounted for the network of the process that mounts it
+        join_network(inherited.network).at(Stage::JoinNetwork, program)?;
+    }
     let root = rootfs::assemble(plan, overlays, inherited.ids)?;
     enter_root(&root).at(Stage::EnterRoot, program)?;
     rustix::system::sethostname(plan.hostname.as_bytes()).at(Stage::SetHostname, &plan.hostname)?;
@@ -210,6 +216,10 @@ fn enter_root(root: &OwnedFd) -> Result<(), Errno> {
     pivot_root(c".", c".")?;
     unmount(c".", UnmountFlags::DETACH)?;
     chdir(c"/")
+}
+
+fn join_network(namespace: Option<&OwnedFd>) -> Result<(), Errno> {
+    move_into_link_name_space(namespace.ok_or(Errno::NOTCONN)?.as_fd(), Some(LinkNameSpaceType::Network))
 }
 
 fn raise_loopback() -> Result<(), Errno> {

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
 use rustix::io::Errno;
@@ -19,7 +19,8 @@ use rustix::thread::CapabilitySet;
 use super::LAUNCHER_NAME;
 use super::error::SandboxError;
 use super::mounts::{Marks, clone_tree};
-use super::plan::{Plan, Streams};
+use super::network::SharedNetwork;
+use super::plan::{Network, Plan, Streams};
 use super::sys::{self, Reach};
 use super::wire::{self, Ask, Report, Request};
 use super::{cgroup, launcher, rights};
@@ -32,6 +33,7 @@ pub struct Launcher {
     id: u32,
     null: OwnedFd,
     isolation: Isolation,
+    network: OnceLock<SharedNetwork>,
 }
 
 /// What steps of a launcher are kept apart by.
@@ -84,7 +86,7 @@ impl Launcher {
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed("start the sandbox launcher"))?;
-        Ok(Launcher { socket: ours, id: process.id(), process: Mutex::new(process), null, isolation })
+        Ok(Launcher { socket: ours, id: process.id(), process: Mutex::new(process), null, isolation, network: OnceLock::new() })
     }
 
     /// Starts a step and returns at once; failures of its set-up come out of [`Running::wait`]. May be called from any thread.
@@ -127,8 +129,13 @@ impl Launcher {
         let failed = |action| move |errno: Errno| SandboxError::Send { action, source: errno.into() };
         let (control, control_theirs) = control_pair().map_err(failed("create a step's socket"))?;
         let kind = plan.streams;
+        let network = match plan.network {
+            Network::Shared => self.network.get().map(|network| network.namespace().try_clone_to_owned()).transpose(),
+            Network::Host | Network::None => Ok(None),
+        };
+        let network = network.map_err(|source| SandboxError::Send { action: "give a step its network", source })?;
         let plan = write_plan(plan).map_err(|source| SandboxError::Send { action: "write a step's plan", source })?;
-        let request = Request { plan, control: control_theirs, streams };
+        let request = Request { plan, control: control_theirs, streams, network };
         match request.send(&self.socket) {
             Ok(()) => Ok(Process { control, streams: kind, exit: None, pid: None, terminal: None }),
             Err(Errno::PIPE | Errno::CONNRESET) => Err(self.why_gone()),
@@ -155,6 +162,21 @@ impl Launcher {
         cgroup::join(parent, self.id)
     }
 
+    /// Takes the network for plans with [`Network::Shared`], and keeps the first one.
+    ///
+    /// # Errors
+    /// `SandboxError::Send` if the launcher is gone.
+    pub fn share(&self, mut network: SharedNetwork) -> Result<(), SandboxError> {
+        if let Some(filter) = network.take_filter() {
+            let failed =
+                |errno: Errno| SandboxError::Send { action: "hand a packet filter to the launcher", source: errno.into() };
+            wire::send_to_hold(&self.socket, &filter).map_err(failed)?;
+        }
+        // a second one is not kept, and its steps go to the first
+        let _ = self.network.set(network);
+        Ok(())
+    }
+
     /// What its steps are kept apart by. With [`Isolation::Root`] a plan's root is a plain directory without mounts.
     pub fn isolation(&self) -> Isolation {
         self.isolation
@@ -169,8 +191,12 @@ impl Launcher {
 impl Drop for Launcher {
     fn drop(&mut self) {
         // Either call fails only when the launcher is gone, which is what they are for.
-        let _ = shutdown(&self.socket, Shutdown::Both);
-        let _ = self.process.get_mut().unwrap_or_else(PoisonError::into_inner).wait();
+        let _ = shutdown(&self.socket, Shutdown::Write);
+        match self.network.get().is_some_and(SharedNetwork::is_filtered) {
+            // the end of its messages: it has ended all steps, and then it closes what it holds, which takes long
+            true => drop(rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut [0_u8; 1][..], RecvFlags::empty()))),
+            false => drop(self.process.get_mut().unwrap_or_else(PoisonError::into_inner).wait()),
+        }
     }
 }
 

@@ -102,6 +102,7 @@ stages! {
     ReadPlan => "read the plan of",
     CreateNamespaces => "create namespaces for",
     JoinParent => "stay with the launcher of",
+    JoinNetwork => "join the network for",
     OpenTree => "open",
     MountOverlay => "mount the overlay at",
     MountRoot => "mount the root from",

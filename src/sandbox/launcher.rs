@@ -11,13 +11,14 @@ use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{
     DumpableBehavior, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getpid, getrlimit, pidfd_open,
     pidfd_send_signal, set_child_subreaper, set_dumpable_behavior, setrlimit, setsid, waitid,
 };
-use rustix::thread::disable_transparent_huge_pages;
+use rustix::thread::{LinkNameSpaceType, disable_transparent_huge_pages, move_into_link_name_space};
 
 use super::child::{self, AtStage, Command, Failure, Inherited};
 use super::client::Isolation;
@@ -27,7 +28,7 @@ use super::mounts::{Marks, OverlayDialect, Overlays};
 use super::plan::{Emulator, Network, Plan};
 use super::rights::Ids;
 use super::sys::{self, Fork, Namespaces};
-use super::wire::{Ask, Report, Request};
+use super::wire::{Ask, Incoming, Report, Request};
 use super::{LAUNCHER_NAME, leftovers, seccomp};
 
 /// Whether this process was started to be a launcher. Ask it first thing in `main`.
@@ -66,6 +67,10 @@ struct Launcher {
     steps: Vec<Step>,
     /// One per emulator that a step has asked for.
     emulations: Vec<Emulation>,
+    /// Closed at the end.
+    held: Vec<OwnedFd>,
+    /// The builder's mount namespace, for the way back.
+    home: Option<OwnedFd>,
 }
 
 /// A step that runs.
@@ -105,8 +110,10 @@ impl Launcher {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         let files = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })?;
+        let mut home = None;
         let marks = match isolation {
             Isolation::Namespaces(marks) => {
+                home = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
                 sys::unshare_mounts()?;
                 mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
                 shed_mounts();
@@ -127,6 +134,8 @@ impl Launcher {
             overlays: Overlays { dialect: OverlayDialect::probe(), marks },
             steps: Vec::new(),
             emulations: Vec::new(),
+            held: Vec::new(),
+            home,
         })
     }
 
@@ -151,7 +160,8 @@ impl Launcher {
             });
             if ready.request {
                 match Request::receive(&self.socket) {
-                    Ok(Some(request)) => self.start(request),
+                    Ok(Some(Incoming::Run(request))) => self.start(request),
+                    Ok(Some(Incoming::Hold(descriptor))) => self.held.push(descriptor),
                     Ok(None) => break,
                     // Its descriptors are lost, and by the end of its control socket the builder learns that the step is, too.
                     Err(Errno::MFILE) => {}
@@ -160,6 +170,17 @@ impl Launcher {
             }
         }
         self.kill_all();
+        self.leave()
+    }
+
+    /// Lets the builder go on. What is held takes long to close: the kernel waits until no packet is on its way through the
+    /// filters. So the builder does not wait for the end of this process, and by then the machine's file systems are not held
+    /// by this process's mounts any more.
+    fn leave(self) -> Result<(), Errno> {
+        if let (false, Some(home)) = (self.held.is_empty(), &self.home) {
+            move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        }
+        drop(self.socket);
         Ok(())
     }
 
@@ -198,11 +219,11 @@ impl Launcher {
 
     /// Forks a step. Whatever goes wrong is told to whoever waits for that step.
     fn start(&mut self, request: Request) {
-        let Request { plan, control, streams } = request;
+        let Request { plan, control, streams, network } = request;
         let outcome = read_plan(plan).map_err(|errno| Failure::new(Stage::ReadPlan, errno, "").report(&control));
         let Ok(plan) = outcome else { return };
         let oom_kills = oom_kills();
-        match self.fork(&plan, &control, &streams) {
+        match self.fork(&plan, &control, &streams, network.as_ref()) {
             Ok((pidfd, pid)) => self.steps.push(Step { pidfd, pid, control, state: State::Running, oom_kills }),
             Err(failure) => failure.report(&control),
         }
@@ -213,6 +234,7 @@ impl Launcher {
         plan: &'a Plan,
         control: &OwnedFd,
         [stdin, stdout, stderr]: &[OwnedFd; 3],
+        network: Option<&OwnedFd>,
     ) -> Result<(OwnedFd, u32), Failure<'a>> {
         let command = Command::prepare(plan)?;
         let program = plan.args.first().map_or("", String::as_str);
@@ -221,7 +243,7 @@ impl Launcher {
             None => None,
         };
         let namespaces = match plan.network {
-            Network::Host => Namespaces::HOST_NETWORK,
+            Network::Host | Network::Shared => Namespaces::HOST_NETWORK,
             Network::None => Namespaces::OWN_NETWORK,
         };
         let forked = match self.isolation {
@@ -235,6 +257,7 @@ impl Launcher {
                     launcher: &self.own_pidfd,
                     ids: self.ids,
                     control,
+                    network,
                     stdin,
                     stdout,
                     stderr,

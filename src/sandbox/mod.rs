@@ -20,7 +20,7 @@
 //!
 //! Not here yet: a control group for each step; the one that a user names holds the launcher with all its steps.
 //!
-//! Reading order: `rights`, `plan`, `client`, `attached`, `wire`, `launcher`, `child`, `rootfs`, `mounts`, `seccomp`, `sys`.
+//! Reading order: `rights`, `plan`, `client`, `attached`, `wire`, `launcher`, `child`, `rootfs`, `mounts`, `network`, `seccomp`, `sys`.
 
 mod attached;
 mod cgroup;
@@ -31,6 +31,7 @@ mod error;
 mod launcher;
 mod leftovers;
 mod mounts;
+mod network;
 mod plan;
 mod rights;
 mod rootfs;
@@ -43,6 +44,7 @@ pub use client::{Exit, Isolation, Launcher, Process, Running, StandardStreams};
 pub use error::{SandboxError, Stage};
 pub use launcher::{is_launcher, launcher_main};
 pub use mounts::Marks;
+pub use network::{NetworkError, SharedNetwork};
 pub use plan::{
     DEFAULT_SHM_SIZE_BYTES, Emulator, Entitled, Mount, MountKind, Network, Plan, Resource, Root, Security, Streams, Writes,
 };

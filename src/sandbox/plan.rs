@@ -176,6 +176,8 @@ pub enum Network {
     Host,
     /// A loopback device of its own and nothing else.
     None,
+    /// That of the launcher's [`SharedNetwork`](super::SharedNetwork).
+    Shared,
 }
 
 /// What a command may do.

@@ -179,6 +179,23 @@ pub(super) fn unshare_mounts() -> Result<(), Errno> {
     Ok(())
 }
 
+/// Gives this thread a network namespace of its own, a new one.
+pub(super) fn unshare_network() -> Result<(), Errno> {
+    // SAFETY: changes which sockets this thread may open from now on; nothing that exists relies on it.
+    check(c_long::from(unsafe { libc::unshare(libc::CLONE_NEWNET) }))?;
+    Ok(())
+}
+
+/// Has the kernel kill what `command` starts when the thread that starts it ends.
+pub(super) fn end_with_this_thread(command: &mut std::process::Command) {
+    let ask = || {
+        // SAFETY: takes integers and concerns the new process alone.
+        check(c_long::from(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })).map(drop).map_err(io::Error::from)
+    };
+    // SAFETY: between fork and exec there is one system call, which allocates nothing and takes no lock.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, ask) };
+}
+
 /// Arguments and environment in the form that `execve` takes, built before the fork.
 pub(super) struct ExecImage {
     argv: StringArray,

@@ -1,7 +1,8 @@
 //! What the builder's side and the launcher say to each other. Both are the same program, so there is no version.
 //!
 //! A request is one message on the launcher's socket with five descriptors: the plan (a memory file of JSON), the step's end of
-//! its control socket, and what becomes its standard streams. All else about that step goes over its control socket:
+//! its control socket, and what becomes its standard streams; a sixth is the network that it joins. Another
+//! message hands over a descriptor to be held until the launcher ends. All else about that step goes over its control socket:
 //! the builder closing its writing half means "kill", and it may send an [`Ask`]; in the other direction go [`Report`]s, of which
 //! one that tells the end is the last.
 
@@ -23,27 +24,30 @@ pub(super) struct Request {
     pub(super) control: OwnedFd,
     /// Standard input, output, error.
     pub(super) streams: [OwnedFd; 3],
+    /// The namespace of a shared network.
+    pub(super) network: Option<OwnedFd>,
 }
 
-/// How many descriptors come with a request.
-const REQUEST_FDS: usize = 5;
+/// How many descriptors come with a request at most.
+const REQUEST_FDS: usize = 6;
 
 impl Request {
     /// Hands the descriptors over as one message.
     pub(super) fn send(&self, socket: impl AsFd) -> Result<(), Errno> {
         let [stdin, stdout, stderr] = &self.streams;
-        let fds: [BorrowedFd<'_>; REQUEST_FDS] =
-            [self.plan.as_fd(), self.control.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let mut fds: Vec<BorrowedFd<'_>> =
+            vec![self.plan.as_fd(), self.control.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        fds.extend(self.network.as_ref().map(AsFd::as_fd));
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let fits = ancillary.push(SendAncillaryMessage::ScmRights(&fds));
         debug_assert!(fits, "the buffer is sized for these descriptors");
-        rustix::io::retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(b"r")], &mut ancillary, SendFlags::NOSIGNAL))?;
+        rustix::io::retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(&[RUN])], &mut ancillary, SendFlags::NOSIGNAL))?;
         Ok(())
     }
 
-    /// The next request, or `None` when the builder's side has closed the socket.
-    pub(super) fn receive(socket: impl AsFd) -> Result<Option<Request>, Errno> {
+    /// The next message, or `None` when the builder's side has closed the socket.
+    pub(super) fn receive(socket: impl AsFd) -> Result<Option<Incoming>, Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0; 1];
@@ -57,15 +61,42 @@ impl Request {
             .drain()
             .filter_map(|message| if let RecvAncillaryMessage::ScmRights(fds) = message { Some(fds) } else { None })
             .flatten();
-        let fds: Result<[OwnedFd; REQUEST_FDS], _> = fds.collect::<Vec<_>>().try_into();
-        match fds {
+        let mut fds: Vec<OwnedFd> = fds.collect();
+        if let ([HOLD], 1) = (byte, fds.len()) {
+            return Ok(fds.pop().map(Incoming::Hold));
+        }
+        let network = if fds.len() == REQUEST_FDS { fds.pop() } else { None };
+        match <[OwnedFd; 5]>::try_from(fds) {
             Ok([plan, control, stdin, stdout, stderr]) if !received.flags.contains(ReturnFlags::CTRUNC) => {
-                Ok(Some(Request { plan, control, streams: [stdin, stdout, stderr] }))
+                Ok(Some(Incoming::Run(Request { plan, control, streams: [stdin, stdout, stderr], network })))
             }
             // The kernel drops descriptors when this process may not open more.
             _ => Err(Errno::MFILE),
         }
     }
+}
+
+/// A message on the launcher's socket.
+pub(super) enum Incoming {
+    /// A step to start.
+    Run(Request),
+    /// What is to be closed when the launcher ends.
+    Hold(OwnedFd),
+}
+
+/// First bytes of messages.
+const RUN: u8 = b'r';
+const HOLD: u8 = b'h';
+
+/// Hands a descriptor over to the launcher, to be closed when it ends.
+pub(super) fn send_to_hold(socket: impl AsFd, held: impl AsFd) -> Result<(), Errno> {
+    let fds = [held.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fits = ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    debug_assert!(fits, "the buffer is sized for one descriptor");
+    rustix::io::retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(&[HOLD])], &mut ancillary, SendFlags::NOSIGNAL))?;
+    Ok(())
 }
 
 /// What the builder asks about a running step.

@@ -1,5 +1,6 @@
 //! `RUN`: a command in a sandbox, and the layer it leaves.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,13 +10,14 @@ use super::error::WorkError;
 use super::fittings::Fittings;
 use super::identity::{Identity, identify};
 use super::mounts::Mounted;
+use super::network::DefaultNetwork;
 use super::processes::Details;
 use super::program;
 use super::workplace::Workplace;
 use super::{Shared, Stack};
 use crate::digest::{Digest, Hasher};
 use crate::event::StepNumber;
-use crate::graph::{ExecOp, Limits, MountKind, Network, Security};
+use crate::graph::{ExecOp, Limits, MountKind, Security};
 use crate::layer;
 use crate::sandbox::{self, Exit, Isolation, Launcher, Plan, SandboxError};
 use crate::schedule::Novelty;
@@ -29,6 +31,8 @@ pub struct Surroundings<'a> {
     pub shared: &'a Shared,
     /// Forks the command.
     pub launcher: &'a Launcher,
+    /// What a command finds that asks for no network in particular; `None` as long as none has.
+    pub network: Option<&'a DefaultNetwork>,
     /// What it shares with other commands.
     pub fittings: &'a Fittings,
     /// Tells when to stop.
@@ -148,14 +152,16 @@ pub(super) fn plan(
         rlimits.push((resource, *soft, *hard));
     }
     let hostname = op.hostname.clone().unwrap_or_else(|| "buildkitsandbox".to_owned());
-    let network = match op.network {
-        Network::Default => surroundings.shared.default_network,
-        Network::None => sandbox::Network::None,
-        Network::Host => sandbox::Network::Host,
-    };
+    let of_machine = DefaultNetwork::of_machine();
+    let seen = surroundings.network.unwrap_or(&of_machine).seen_by(op, &of_machine);
+    if let Some(note) = &seen.note {
+        Output::new(surroundings.shared, surroundings.number).note(note.clone());
+    }
     super::mounts::arrange(&mut mounts, view)?;
     let mut stubs = Vec::new();
-    for (name, content) in [("resolv.conf", resolv_conf()), ("hosts", hosts(&hostname, &op.extra_hosts).into_bytes())] {
+    for (name, content) in
+        [("resolv.conf", seen.resolv_conf.to_vec()), ("hosts", hosts(&hostname, &op.extra_hosts, seen.gateway).into_bytes())]
+    {
         let source = surroundings.fittings.file(content)?;
         let target = format!("/etc/{name}");
         mounts.insert(
@@ -197,7 +203,7 @@ pub(super) fn plan(
         uid: identity.uid,
         gid: identity.gid,
         groups: identity.groups.clone(),
-        network,
+        network: seen.network,
         security: match op.security {
             Security::Sandbox => sandbox::Security::Sandbox,
             Security::Insecure => surroundings.shared.entitled.map_or(sandbox::Security::Sandbox, sandbox::Security::Insecure),
@@ -306,15 +312,14 @@ fn settled_times(tree: &Path, started: i64) -> Result<Digest, WorkError> {
     Ok(hasher.finish())
 }
 
-/// The host's resolver configuration; the network is the host's or none.
-fn resolv_conf() -> Vec<u8> {
-    std::fs::read("/etc/resolv.conf").unwrap_or_default()
-}
-
-fn hosts(hostname: &str, extra_hosts: &[(String, String)]) -> String {
+/// The text of `/etc/hosts`; `gateway` is what `host-gateway` stands for.
+fn hosts(hostname: &str, extra_hosts: &[(String, String)], gateway: Ipv4Addr) -> String {
     let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (host, address) in extra_hosts {
-        text.push_str(&format!("{address}\t{host}\n"));
+        match address.as_str() {
+            "host-gateway" => text.push_str(&format!("{gateway}\t{host}\n")),
+            address => text.push_str(&format!("{address}\t{host}\n")),
+        }
     }
     text
 }
@@ -330,8 +335,8 @@ mod tests {
     #[test]
     fn hosts_name_the_sandbox() {
         assert_eq!(
-            hosts("box", &[("db".into(), "10.0.0.1".into())]),
-            "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.1\tdb\n"
+            hosts("box", &[("db".into(), "10.0.0.1".into()), ("up".into(), "host-gateway".into())], Ipv4Addr::new(172, 29, 0, 1)),
+            "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.1\tdb\n172.29.0.1\tup\n"
         );
     }
 }

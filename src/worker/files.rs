@@ -257,7 +257,7 @@ impl LocalWorker {
     pub(super) async fn run_command(&self, task: &Task, op: &ExecOp) -> Result<(Record, Novelty), WorkError> {
         let Ready { trees, mounted_trees, cache_names, locks } = self.unless_canceled(self.ready(task, op)).await?;
         let (shared, launcher, canceling) = (self.shared.clone(), self.launcher.clone(), self.canceling.clone());
-        let fittings = self.fittings.clone();
+        let (fittings, network) = (self.fittings.clone(), self.network.clone());
         let (op, parent) = (op.clone(), task.parent.clone());
         let number = self.shared.numbers.get(&task.index).copied();
         let forms = self.shared.forms_ahead(task)?;
@@ -267,7 +267,9 @@ impl LocalWorker {
                 mounted_trees.into_iter().map(|trees| trees.map_or((None, None), |(held, trees)| (held, Some(trees)))).unzip();
             let launcher = launcher.get().expect("the launcher was started above");
             let (shared, fittings, canceling, parent) = (&*shared, &*fittings, &*canceling, &*parent);
-            let surroundings = Surroundings { shared, launcher, fittings, canceling, number, limits, forms, parent, trees };
+            let network = network.get();
+            let surroundings =
+                Surroundings { shared, launcher, network, fittings, canceling, number, limits, forms, parent, trees };
             let note = |text| attend::Output::new(shared, number).note(text);
             let record = retry::repeat(limits.retry, canceling, note, || {
                 let mounted = mounts::prepare(&op, &mounted_trees, &cache_names, shared)?;
@@ -293,7 +295,7 @@ impl LocalWorker {
                 _ => None,
             });
         }
-        self.launcher().await?;
+        self.start(op, self.shared.numbers.get(&task.index).copied()).await?;
         let cache_names = mounts::cache_names(op, &task.inputs);
         let mut locks = Vec::new();
         for key in mounts::locked_caches(op, &cache_names) {

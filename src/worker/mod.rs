@@ -30,6 +30,7 @@ use crate::source::image::{BaseLayer, ResolvedImage};
 use crate::store::{Flavour, Record, Soundness, Store, StoredLayer};
 use crate::task;
 use ahead::Ahead;
+use network::DefaultNetwork;
 
 mod accounts;
 mod agent;
@@ -45,6 +46,7 @@ pub mod fittings;
 pub mod identity;
 pub mod mkdir;
 pub mod mounts;
+mod network;
 mod processes;
 mod program;
 mod retry;
@@ -144,8 +146,6 @@ pub struct Shared {
     pub ssh: Vec<SshAgent>,
     /// The client's proxies, for fetches.
     pub proxy_env: Vec<(String, String)>,
-    /// What `Network::Default` means.
-    pub default_network: sandbox::Network,
     /// The control group for commands.
     pub cgroup_parent: Option<String>,
     /// Proof that `RUN --security=insecure` is allowed.
@@ -178,6 +178,7 @@ pub struct LocalWorker {
     fetched: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
     trees: Mutex<HashMap<DiffId, PathBuf>>,
     launcher: Arc<OnceCell<Launcher>>,
+    network: Arc<OnceCell<DefaultNetwork>>,
     sources: Mutex<Sources>,
     canceling: Arc<attend::Canceling>,
     fittings: Arc<fittings::Fittings>,
@@ -191,8 +192,8 @@ impl LocalWorker {
         let canceling = Arc::new(attend::Canceling::new(shared.cancel.clone())?);
         let turns = Semaphore::new(shared.processors.max(1));
         let fittings = Arc::new(fittings::Fittings::new(shared.store.clone()));
-        let (fetched, trees, launcher, sources) = Default::default();
-        Ok(LocalWorker { shared: Arc::new(shared), fetched, trees, launcher, sources, canceling, fittings, turns })
+        let (fetched, trees, launcher, network, sources) = Default::default();
+        Ok(LocalWorker { shared: Arc::new(shared), fetched, trees, launcher, network, sources, canceling, fittings, turns })
     }
 
     /// What downloads and git trees stood for in the steps that were looked at so far.

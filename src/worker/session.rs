@@ -51,9 +51,9 @@ impl LocalWorker {
     ) -> Result<Ended, WorkError> {
         let stack = Arc::new(base_stack(image));
         let trees = self.trees(&stack).await?;
-        self.launcher().await?;
+        self.start(&op, None).await?;
         let (shared, launcher) = (self.shared.clone(), self.launcher.clone());
-        let (fittings, canceling) = (self.fittings.clone(), self.canceling.clone());
+        let (fittings, canceling, network) = (self.fittings.clone(), self.canceling.clone(), self.network.clone());
         task::blocking(move || {
             let launcher = launcher.get().expect("the launcher was started above");
             if let (Isolation::Root, Some(volume)) = (launcher.isolation(), volumes.first()) {
@@ -65,7 +65,9 @@ impl LocalWorker {
             let identity = identify(&op.user, &view)?;
             let (shared, fittings, canceling, parent) = (&*shared, &*fittings, &*canceling, &*stack);
             let (limits, forms) = (Limits::default(), Vec::new());
-            let surroundings = Surroundings { shared, launcher, fittings, canceling, number: None, limits, parent, trees, forms };
+            let network = network.get();
+            let surroundings =
+                Surroundings { shared, launcher, network, fittings, canceling, number: None, limits, parent, trees, forms };
             let mut plan = exec::plan(&op, &identity, &view, (volumes, Vec::new()), &temp, &surroundings)?;
             // never finished: what is written is forgotten
             let _workplace = match launcher.isolation() {
