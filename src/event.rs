@@ -73,7 +73,7 @@ pub enum Event {
         step: StepNumber,
         /// Whether it ran.
         verdict: Verdict,
-        /// Why it ran, one sentence each; empty for a hit.
+        /// Why it ran, one sentence each; for a hit, where its result is unless it is in the store.
         why: Vec<String>,
     },
     /// Somebody begins to use the display's terminal: nothing is to be written until they end.

@@ -38,6 +38,7 @@ pub mod sandbox;
 pub mod snapshot;
 pub mod source;
 pub mod store;
+pub mod travel;
 
 // motion: what makes it go
 pub mod builder;

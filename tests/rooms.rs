@@ -58,6 +58,7 @@ const ROOMS: &[Room] = &[
     // `graph` for the ops whose roots it makes
     room("source", World, Async, &["dockerfile", "graph", "image", "registry", "snapshot", "store", "layer", "task"]),
     room("cache", World, Blocks, &["graph", "store"]),
+    room("travel", World, Async, &["cache", "image", "layer", "registry", "store", "task"]),
     // what makes it go
     room("task", Motion, Async, &[]),
     room("schedule", Motion, Async, &["graph", "cache", "store", "task"]),
@@ -78,6 +79,7 @@ const ROOMS: &[Room] = &[
             "layer",
             "sandbox",
             "store",
+            "travel",
         ],
     ),
     room("export", Motion, Async, &["image", "task", "store", "layer", "snapshot", "registry"]),
@@ -100,6 +102,7 @@ const ROOMS: &[Room] = &[
             "source",
             "store",
             "task",
+            "travel",
             "worker",
         ],
     ),
@@ -111,6 +114,7 @@ const ROOMS: &[Room] = &[
 const UPWARD: &[(&str, &str, &str)] = &[
     ("registry", "task", "`task` imports nothing: it stands in Motion for what it does, and every room that waits may use it"),
     ("source", "task", "the same"),
+    ("travel", "task", "the same"),
 ];
 
 /// Crates that shape data or reach outside, and the rooms that know them: replacing a crate touches these rooms only.
@@ -125,7 +129,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper_rustls", &["registry"]),
     ("hyper_util", &["registry"]),
     // a calendar: text of times for configs, progress and listings
-    ("jiff", &["builder", "cache", "cli", "image", "plan", "registry", "source"]),
+    ("jiff", &["builder", "cache", "cli", "image", "plan", "registry", "source", "travel"]),
     // constants of the kernel; calls go through rustix outside `sandbox`
     ("libc", &["layer", "sandbox", "snapshot", "source"]),
     ("libdeflater", &["layer"]),
@@ -142,7 +146,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["registry"]),
     ("sha2", &["digest"]),
     ("tar", &["layer"]),
-    ("tokio", &["builder", "cli", "export", "registry", "schedule", "source", "task", "worker"]),
+    ("tokio", &["builder", "cli", "export", "registry", "schedule", "source", "task", "travel", "worker"]),
     // files that people read and write: settings, what names are pinned to
     ("toml", &["builder", "registry"]),
     ("tower_service", &["registry"]),

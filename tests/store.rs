@@ -54,7 +54,7 @@ impl Space {
         let platform = "linux/amd64".parse().expect("valid");
         let item = |created_by: &str, layer| DraftHistory { created_by: created_by.to_owned(), comment: None, layer };
         let history = vec![item("COPY", true), item("RUN a && b", true), item("CMD", false)];
-        let own = |diff_id, created_secs| BuiltLayer { diff_id, origin: LayerOrigin::Own { created_secs } };
+        let own = |diff_id, created_secs| BuiltLayer { diff_id, origin: LayerOrigin::Own { created_secs, tar_bytes: None } };
         let image = BuiltImage {
             draft: ImageDraft { config: ImageConfig::scratch(&platform), history, ..ImageDraft::default() },
             layers: vec![own(below, 1_700_000_000), own(above, 1_700_000_001)],
@@ -209,7 +209,7 @@ fn an_epoch_with_rewritten_times_makes_equal_images_of_unequal_times() {
             let file = fs::File::create(tree.join("file")).expect("create");
             file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(mtime_secs)).expect("mtime");
         });
-        let origin = LayerOrigin::Own { created_secs: mtime_secs.cast_signed() };
+        let origin = LayerOrigin::Own { created_secs: mtime_secs.cast_signed(), tar_bytes: None };
         let mut built = Built { epoch: Some(1000), ..space.image() };
         built.images[0].layers = vec![BuiltLayer { diff_id, origin }];
         built.images[0].draft.history.truncate(1);

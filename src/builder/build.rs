@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::attest;
+use super::caches::{self, Importing, Leaving};
 use super::inputs::{self, Inputs};
 use super::lock::{self, Lock, Locking};
 use super::output::ProductImage;
@@ -15,13 +16,14 @@ use super::preflight::Preflight;
 use super::remote::Arrived;
 use super::report;
 use super::reporter::Reporter;
+use super::retold::Retold;
 use super::sbom;
 use super::settings::{self, Settings};
 use super::{
     BuildError, BuildRequest, BuildResult, ContextSource, DockerfileSource, Entitlement, ErrorKind, NamedContextSource, NoCache,
 };
 use crate::cache::{Cache, Reuse};
-use crate::diagnostic::{Diagnostic, Pass, Severity};
+use crate::diagnostic::{Diagnostic, Pass, Severity, with_causes};
 use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
@@ -32,14 +34,15 @@ use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Option
 use crate::reference::{ImageRef, Platform};
 use crate::registry::Client;
 use crate::sandbox;
-use crate::schedule::{Failure, Limits, Schedule, Summary};
+use crate::schedule::{Failure, Limits, Schedule, Summary, Worker};
 use crate::snapshot::View;
 use crate::source::image::{AnsweredBy, PullPolicy, ResolvedImage};
 use crate::source::{self, oci_layout::LayoutAddress};
 use crate::store::Store;
 use crate::task;
+use crate::travel::Imports;
 use crate::worker::ahead::Ahead;
-use crate::worker::{Credentials, LocalWorker, Output, Shared, Shells, Sources, Stack, Strictness};
+use crate::worker::{Credentials, LocalWorker, Output, Shared, Shells, Sources, Stack, Strictness, WorkError};
 
 type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
 
@@ -52,6 +55,7 @@ pub async fn build(
 ) -> Result<BuildResult, BuildError> {
     let outputs = super::output::parse(&request)?;
     let (mut build, inputs) = Build::open(store, request, events, cancel).await?;
+    let importing = Importing::begin(&build.request.cache_from, &build.client, &build.reporter);
     let mut planned = build.plan(&inputs, Wish::Target).await.map_err(Refused::into_error)?;
     planned.warnings.sort_by_key(|warning| warning.place.as_ref().map(|(_, span)| span.start));
     refuse_violations(&planned)?;
@@ -62,12 +66,17 @@ pub async fn build(
     for warning in &planned.warnings {
         build.reporter.events.event(Event::Warning(Box::new(warning.clone())));
     }
-    let ran = build.run(plan, inputs, &outputs).await?;
     let cancel = build.cancel.clone();
-    let exporting =
-        super::output::export((&build.store, &build.client), ran.product, outputs, &build.reporter, &mut build.request);
+    let imports = unless_canceled(&cancel, async { Ok(importing.finish(&build.reporter).await) }).await?;
+    let Ran { product, summary, leaving } = build.run(plan, inputs, &outputs, imports).await?;
+    let exporting = super::output::export((&build.store, &build.client), product, outputs, &build.reporter, &mut build.request);
     let exported = unless_canceled(&cancel, exporting).await?;
-    let Summary { ran_steps, cached_steps } = ran.summary;
+    for target in &build.request.cache_to {
+        let sending = leaving.send((&build.store, &build.client), build.limits, target, &build.reporter);
+        unless_canceled(&cancel, sending).await?;
+    }
+    caches::tell_transfers(&leaving.imports, &build.reporter);
+    let Summary { ran_steps, cached_steps } = summary;
     Ok(BuildResult { ran_steps, cached_steps, warnings: planned.warnings, ..exported })
 }
 
@@ -109,7 +118,7 @@ pub(super) struct Build {
     pub(super) store: Store,
     pub(super) client: Arc<Client>,
     limits: LayerLimits,
-    pub(super) reporter: Reporter,
+    pub(super) reporter: Arc<Reporter>,
     pub(super) request: BuildRequest,
     images: Images,
     /// What names stand for, and where that is written.
@@ -166,6 +175,7 @@ pub(super) struct Refused {
 struct Ran {
     product: super::output::Product,
     summary: Summary,
+    leaving: Leaving,
 }
 
 impl Build {
@@ -192,7 +202,7 @@ impl Build {
         let project = project(&request);
         let Settings { registry, limits } = settings::read(&request.client_env)?;
         let client = Arc::new(super::registry::client(registry, &request.client_env));
-        let reporter = Reporter::new(events);
+        let reporter = Arc::new(Reporter::new(events));
         let fetching = super::remote::fetch(&store, &client, &mut request, &lock);
         let Arrived { files, names, times } = unless_canceled(&cancel, fetching).await?;
         let (request, inputs) = {
@@ -370,7 +380,13 @@ impl Build {
     }
 
     /// Runs the plan and names the layers of the results.
-    async fn run(&mut self, plan: Joined, inputs: Inputs, outputs: &super::output::Wanted) -> Result<Ran, BuildError> {
+    async fn run(
+        &mut self,
+        plan: Joined,
+        inputs: Inputs,
+        outputs: &super::output::Wanted,
+        imports: Arc<Imports>,
+    ) -> Result<Ran, BuildError> {
         let began = Instant::now();
         let detail = self.request.attestations.provenance.map_or(attest::Detail::Min, |provenance| provenance.detail);
         let parameters = attest::parameters(&self.request, detail);
@@ -384,54 +400,89 @@ impl Build {
             .filter(|index| !graph.step(**index).origin.name.is_empty())
             .map(|index| (*index, self.reporter.announce(graph.step(*index).origin.name.clone())))
             .collect();
-        let cache = Cache::new(self.store.clone()).of_project(&self.project);
+        let mut cache = Cache::new(self.store.clone()).of_project(&self.project);
+        if !imports.is_empty() {
+            cache = cache.with(imports.clone());
+        }
+        let events = self.events(&graph, &numbers, &imports);
+        let mut ahead = Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch), all_forms: Vec::new() };
+        let (all_forms, image_forms) = caches::forms(&self.request.cache_to);
+        ahead.all_forms = all_forms;
+        ahead.forms.extend(image_forms);
         let contexts: Vec<_> = inputs.contexts.values().cloned().collect();
-        let (stop, stopped) = watch::channel(false);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
             strictness: self.request.strictness,
             store: self.store.clone(),
             cache: cache.clone(),
+            imports: imports.clone(),
             graph: graph.clone(),
             images: std::mem::take(&mut self.images),
             contexts: inputs.contexts,
             client: self.client.clone(),
             limits: self.limits,
-            events: self.reporter.events.clone(),
+            events: events.clone(),
             numbers: numbers.clone(),
             secrets: std::mem::take(&mut self.request.secrets),
             ssh: std::mem::take(&mut self.request.ssh),
             proxy_env: self.request.proxies(),
             entitled: entitled(&self.request.allow),
             cgroup_parent: self.request.cgroup_parent.clone(),
-            shells: self.request.on_failure.map(Shells::new),
+            shells: self.request.on_failure.map(Shells::new).map(Arc::new),
             now_secs: self.now_secs(),
-            ahead: Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch) },
+            ahead,
             processors,
-            cancel: stopped,
+            cancel: self.cancel.clone(),
         };
-        let worker = Arc::new(LocalWorker::new(shared).map_err(|error| report::step_error(&error, None))?);
-        let schedule = Schedule {
-            graph: graph.clone(),
-            worker: worker.clone(),
-            cache: cache.clone(),
-            store: self.store.clone(),
-            events: self.reporter.events.clone(),
-            numbers,
-            reuse: reuse(&graph, &self.request.no_cache),
-            limits: Limits { commands: self.request.max_parallelism, processors },
-            cancel: stop,
+        let (worker, ran, fetched) = loop {
+            let (stop, stopped) = watch::channel(false);
+            let shared = Shared { cancel: stopped, ..shared.clone() };
+            let worker = Arc::new(LocalWorker::new(shared).map_err(|error| report::step_error(&error, None))?);
+            let schedule = Schedule {
+                graph: graph.clone(),
+                worker: worker.clone(),
+                cache: cache.clone(),
+                store: self.store.clone(),
+                events: events.clone(),
+                numbers: numbers.clone(),
+                reuse: reuse(&graph, &self.request.no_cache),
+                limits: Limits { commands: self.request.max_parallelism, processors },
+                cancel: stop,
+            };
+            let ran = schedule.run(&targets, self.cancel.clone()).await;
+            // what no step read is fetched for the outputs
+            let fetched = match &ran {
+                Ok((stacks, _)) if outputs.any() => self.fetch_missing(&worker, stacks).await,
+                _ => Ok(()),
+            };
+            let error = match (&ran, &fetched) {
+                (Err(Failure::Step { error, .. }), _) | (_, Err(error)) => Some(error),
+                _ => None,
+            };
+            match error.filter(|error| !worker.is_final(error)) {
+                // what the caches lack or spoil is made here; the steps that have ended are not run again
+                Some(error) => {
+                    let step = self.reporter.announce("doing without a part of the cache".to_owned());
+                    self.reporter.done(step, Some(with_causes(error)));
+                    cache.begin_anew();
+                }
+                None => break (worker, ran, fetched),
+            }
         };
-        let ran = schedule.run(&targets, self.cancel.clone()).await;
         for context in contexts {
             // losing the index costs reading the files again next time, no more
             let _ = context.save_index();
         }
+        let ended = if self.request.cache_to.is_empty() { BTreeMap::new() } else { cache.ended_steps() };
         // losing it costs an explanation
         let _ = cache.save_history(self.now_secs());
         let (outputs, summary) = ran.map_err(|failure| match failure {
             Failure::Step { index, error } => report::run_error(error, Some(index), &graph),
             Failure::Interrupted => interrupted(),
+        })?;
+        fetched.map_err(|error| match error {
+            WorkError::Canceled => interrupted(),
+            error => report::run_error(error, None, &graph),
         })?;
         let run = attest::Run::of(&self.request, epoch, began.elapsed());
         let mut built = Vec::with_capacity(images.len());
@@ -443,13 +494,38 @@ impl Build {
         for (image, output) in images.into_iter().zip(outputs) {
             let told = story.told(image.target);
             let Output::Stack(stack) = output else { return Err(internal("a target is no file system")) };
-            // a base that no step read is fetched for the output
-            let fetching = async { worker.fetch_base(&stack).await.map_err(|error| report::run_error(error, None, &graph)) };
-            unless_canceled(&self.cancel, fetching).await?;
             let claims = self.claims(&worker, &told, &stack, &run).await?;
             built.push(ProductImage { draft: image.draft, stack, claims, provenance: told.for_metadata() });
         }
-        Ok(Ran { product: super::output::Product { images: built, epoch }, summary })
+        let stacks: Vec<&Stack> = built.iter().map(|image: &ProductImage| &*image.stack).collect();
+        let leaving = Leaving::of(&cache, imports.clone(), &ended, &stacks).map_err(|error| report::store_error(&error))?;
+        Ok(Ran { product: super::output::Product { images: built, epoch, imports }, summary, leaving })
+    }
+
+    /// Who is told of steps: a build with caches may look at its steps more than once.
+    fn events(&self, graph: &Graph, numbers: &HashMap<StepIndex, StepNumber>, imports: &Imports) -> Arc<dyn EventSink> {
+        if imports.is_empty() {
+            return self.reporter.events.clone();
+        }
+        let names = numbers.iter().map(|(index, number)| (*number, graph.step(*index).origin.name.clone())).collect();
+        Arc::new(Retold::new(self.reporter.clone(), names))
+    }
+
+    /// Brings layers here that images have and no step has read.
+    async fn fetch_missing(&self, worker: &LocalWorker, outputs: &[Output]) -> Result<(), WorkError> {
+        let mut cancel = self.cancel.clone();
+        let fetching = async {
+            for output in outputs {
+                if let Output::Stack(stack) = output {
+                    worker.fetch_missing(stack).await?;
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            result = fetching => result,
+            Ok(_) = cancel.wait_for(|stop| *stop) => Err(WorkError::Canceled),
+        }
     }
 
     /// Writes the lock file, if that is wanted.

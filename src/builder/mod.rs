@@ -23,12 +23,14 @@ pub use lock::Locking;
 pub use run::{RunRequest, RunResult, Volume, run};
 
 pub use crate::plan::limits::{BadLimit, retry, time_limit};
+pub use crate::travel::flag::{Asked, CacheSource, CacheTarget, FlagError};
 pub use crate::worker::{Secret, SecretSource, SshAgent, Strictness};
 pub use crate::worker::{StandardStreams, Wiring};
 
 pub mod archive;
 pub mod attest;
 mod build;
+mod caches;
 mod calls;
 pub mod diff;
 mod disk;
@@ -46,6 +48,7 @@ pub mod registry;
 mod remote;
 mod report;
 mod reporter;
+mod retold;
 mod run;
 mod sbom;
 mod settings;
@@ -70,6 +73,10 @@ pub struct BuildRequest {
     pub platforms: Vec<Platform>,
     /// `--no-cache`, `--no-cache-filter`.
     pub no_cache: NoCache,
+    /// `--cache-from`, in order.
+    pub cache_from: Vec<CacheSource>,
+    /// `--cache-to`, in order.
+    pub cache_to: Vec<CacheTarget>,
     /// `--pull`: ask the registry even where the store has the name.
     pub pull: bool,
     /// `-o`, buildx's CSV text; empty means the store alone.

@@ -21,6 +21,7 @@ use crate::reference::ImageRef;
 use crate::registry::Client;
 use crate::store::Store;
 use crate::task;
+use crate::travel::Imports;
 use crate::worker::{Stack, StackLayer};
 
 /// Images whose layers are in the store.
@@ -29,6 +30,8 @@ pub struct Product {
     pub images: Vec<ProductImage>,
     /// `SOURCE_DATE_EPOCH`.
     pub epoch: Option<i64>,
+    /// Where layers may be that the store does not have.
+    pub imports: Arc<Imports>,
 }
 
 /// The image for one platform.
@@ -49,6 +52,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Whether any output needs the files or blobs of the image.
+    pub fn any(&self) -> bool {
+        self.outputs.iter().any(|output| output.kind != OutputKind::Nothing)
+    }
+
     /// Every form in which an output will want the layers that the build makes, once. `epoch` is the build's.
     pub fn forms(&self, epoch: Option<i64>) -> Vec<layer::Form> {
         let mut forms = Vec::new();
@@ -262,11 +270,11 @@ fn origins(stack: &Stack) -> impl Iterator<Item = (Digest, ImageRef)> {
 
 /// Puts plan and layers together. A history item whose step made no layer of this stack has none.
 fn built(product: Product, request: &BuildRequest) -> Built {
-    let images = product.images.into_iter().map(built_image).collect();
+    let images = product.images.into_iter().map(|image| built_image(image, &product.imports)).collect();
     Built { images, form: request.form(), epoch: product.epoch, names: request.tags.clone() }
 }
 
-fn built_image(ProductImage { draft, stack, claims, .. }: ProductImage) -> BuiltImage {
+fn built_image(ProductImage { draft, stack, claims, .. }: ProductImage, imports: &Imports) -> BuiltImage {
     let history = draft.history.into_iter().map(|item| DraftHistory {
         created_by: item.created_by,
         comment: item.comment,
@@ -283,7 +291,9 @@ fn built_image(ProductImage { draft, stack, claims, .. }: ProductImage) -> Built
         diff_id: layer.diff_id,
         origin: match (&layer.base, layer.created_secs) {
             (Some((base, _)), _) => LayerOrigin::Base(Descriptor::new(&base.media_type, base.digest, base.size_bytes)),
-            (None, created_secs) => LayerOrigin::Own { created_secs: created_secs.unwrap_or_default() },
+            (None, created_secs) => {
+                LayerOrigin::Own { created_secs: created_secs.unwrap_or_default(), tar_bytes: imports.tar_bytes(&layer.diff_id) }
+            }
         },
     };
     BuiltImage { draft, layers: stack.layers.iter().map(layer).collect(), claims }

@@ -13,6 +13,7 @@ use crate::sandbox::{SandboxError, Stage};
 use crate::source::SourceError;
 use crate::source::context::ContextError;
 use crate::store::StoreError;
+use crate::travel::TravelError;
 use crate::worker::copy::CopyError;
 use crate::worker::{Expired, WorkError};
 
@@ -47,6 +48,7 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
         WorkError::UnknownLimit(_) | WorkError::Context(_) => (ErrorKind::Usage, "bad-request"),
         WorkError::Source(_) | WorkError::Base { .. } => (ErrorKind::Source, "source-failed"),
         WorkError::Snapshot(_) => (ErrorKind::Usage, "path-failed"),
+        WorkError::Travel(error) => (travel_kind(error), "cache-failed"),
         WorkError::Canceled => (ErrorKind::Interrupted, "canceled"),
         WorkError::LayerGone(_)
         | WorkError::DiskFilled { .. }
@@ -157,6 +159,25 @@ pub fn environment_error(error: &(dyn Error + 'static)) -> BuildError {
 pub fn source_error(error: &SourceError) -> BuildError {
     let diagnostic = Diagnostic::error_without_place("source-failed", error.to_string()).because(error);
     finish(ErrorKind::Source, diagnostic, error)
+}
+
+/// A cache elsewhere that could not be written.
+pub fn travel_error(error: &TravelError) -> BuildError {
+    let mut diagnostic = Diagnostic::error_without_place("cache-failed", error.to_string()).because(error);
+    if let TravelError::Registry(error) = error {
+        diagnostic = with_registry_advice(diagnostic, error);
+    }
+    let diagnostic = diagnostic.help("the image is built; with `ignore-error=true` in `--cache-to` this is a note");
+    finish(travel_kind(error), diagnostic, error)
+}
+
+fn travel_kind(error: &TravelError) -> ErrorKind {
+    match error {
+        TravelError::Registry(error) => kind_of(error),
+        TravelError::Layer(_) | TravelError::Store(_) | TravelError::Io { .. } => ErrorKind::Environment,
+        TravelError::Fetch { source, .. } => travel_kind(source),
+        _ => ErrorKind::Source,
+    }
 }
 
 /// A context that cannot be opened.

@@ -123,6 +123,7 @@ async fn run_image(store: &Store, request: RunRequest) -> Result<RunResult, Buil
         entitled: None,
         cgroup_parent: None,
         shells: None,
+        imports: Arc::default(),
         now_secs,
         ahead: Ahead::default(),
         processors: 1,

@@ -1,5 +1,7 @@
 //! What the last build of a project did, step by step: what the next one compares itself with, and what `croze explain` reads.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::explain::{Description, differences};
@@ -107,6 +109,17 @@ impl Cache {
         let StepName { stage, shown } = name.clone();
         let step = StepHistory { stage, name: shown, key, diff_id, verdict, why };
         self.history.lock().expect("no holder of this lock panics").steps.push(step);
+    }
+
+    /// Keys and layers of the steps that have ended so far, each key once.
+    pub fn ended_steps(&self) -> BTreeMap<CacheKey, DiffId> {
+        let history = self.history.lock().expect("no holder of this lock panics");
+        history.steps.iter().map(|step| (step.key, step.diff_id)).collect()
+    }
+
+    /// Forgets what this build did so far: it begins anew.
+    pub fn begin_anew(&self) {
+        self.history.lock().expect("no holder of this lock panics").steps.clear();
     }
 
     /// Keeps what this build did, unless its steps are those of the build before: a build that finds everything cached

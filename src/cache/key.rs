@@ -49,7 +49,7 @@ impl KeySink for ListSink {
 }
 
 /// The version of all keys: changing what a key holds changes this.
-const VERSION: &[u8] = b"croze-key-1";
+pub const VERSION: &[u8] = b"croze-key-1";
 
 /// The parts of a command's key. `parents` is the stack it runs on, bottom first; `mounted` the content of each bind mount's
 /// source, in the order of `op.mounts`, `None` for other mounts.

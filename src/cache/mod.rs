@@ -24,8 +24,16 @@ pub use key::{HashSink, KeySink, ListSink};
 #[derive(Clone)]
 pub struct Cache {
     store: Store,
+    /// Asked for what the store does not have.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
     project: String,
     history: Arc<Mutex<history::History>>,
+}
+
+/// Knows results whose layers are not here and can be brought.
+pub trait Elsewhere: Send + Sync {
+    /// The result of `key`, and where it is, in words.
+    fn find(&self, key: &CacheKey) -> Option<(Record, String)>;
 }
 
 /// Whether a former result can be used, and why not.
@@ -33,6 +41,8 @@ pub struct Cache {
 pub enum Lookup {
     /// The result is there.
     Hit(Record),
+    /// The result is known; its layer is in another place, in words.
+    Elsewhere(Record, String),
     /// The result is there, and its layer is older than the machine's last start: it has to be proven before it is used.
     Unproven(Record),
     /// The step must run.
@@ -64,20 +74,43 @@ pub enum Reuse {
 impl Cache {
     /// The cache of `store`.
     pub fn new(store: Store) -> Cache {
-        Cache { store, project: String::new(), history: Arc::default() }
+        Cache { store, elsewhere: None, project: String::new(), history: Arc::default() }
     }
 
-    /// Looks `key` up. A record whose layer is gone is a miss.
+    /// The same cache, which asks `elsewhere` for what the store does not have.
+    pub fn with(mut self, elsewhere: Arc<dyn Elsewhere>) -> Cache {
+        self.elsewhere = Some(elsewhere);
+        self
+    }
+
+    /// Looks `key` up, in the store first. A record whose layer is gone is a miss.
     pub fn lookup(&self, key: &CacheKey, reuse: Reuse) -> Result<Lookup, StoreError> {
         if reuse == Reuse::Refused {
             return Ok(Lookup::Miss(MissReason::Refused));
         }
-        let Some(record) = self.store.record(key)? else { return Ok(Lookup::Miss(MissReason::NeverBuilt)) };
+        let miss = match self.store.record(key)? {
+            None => MissReason::NeverBuilt,
+            Some(record) => match self.store.layer(&record.diff_id)? {
+                Some(layer) if layer.soundness == Soundness::Unproven => return Ok(Lookup::Unproven(record)),
+                Some(_) => return Ok(Lookup::Hit(record)),
+                None => MissReason::LayerGone(record.diff_id),
+            },
+        };
+        let Some((record, place)) = self.elsewhere.as_ref().and_then(|elsewhere| elsewhere.find(key)) else {
+            return Ok(Lookup::Miss(miss));
+        };
+        // a layer may be here although nobody knew that it is this key's
         match self.store.layer(&record.diff_id)? {
             Some(layer) if layer.soundness == Soundness::Unproven => Ok(Lookup::Unproven(record)),
             Some(_) => Ok(Lookup::Hit(record)),
-            None => Ok(Lookup::Miss(MissReason::LayerGone(record.diff_id))),
+            None => Ok(Lookup::Elsewhere(record, place)),
         }
+    }
+
+    /// The record of a key, wherever its layer is.
+    pub fn record(&self, key: &CacheKey) -> Result<Option<Record>, StoreError> {
+        let elsewhere = || self.elsewhere.as_ref().and_then(|elsewhere| elsewhere.find(key)).map(|(record, _)| record);
+        Ok(self.store.record(key)?.or_else(elsewhere))
     }
 
     /// Records `record` as the result of `key`.
@@ -93,7 +126,7 @@ impl Cache {
         match self.lookup(&key::adoption(parents, content), Reuse::Allowed)? {
             Lookup::Hit(record) => Ok(Some(record)),
             // what nobody has looked at is not worth looking at: the new layer is sound
-            Lookup::Unproven(_) | Lookup::Miss(_) => Ok(None),
+            Lookup::Unproven(_) | Lookup::Elsewhere(..) | Lookup::Miss(_) => Ok(None),
         }
     }
 

@@ -470,10 +470,10 @@ pub struct BuildArgs {
     /// Statements about the image, such as type=provenance,mode=max or type=sbom
     #[arg(long, value_name = "TYPE=...")]
     pub attest: Vec<String>,
-    /// Remote cache to read (not available; a note says so)
+    /// Cache to use: type=registry,ref=NAME or NAME, type=local,src=DIR; may be repeated
     #[arg(long, value_name = "TYPE=...")]
     pub cache_from: Vec<String>,
-    /// Remote cache to write (not available)
+    /// Cache to write: type=registry,ref=NAME or type=local,dest=DIR, and mode=min|max; may be repeated
     #[arg(long, value_name = "TYPE=...")]
     pub cache_to: Vec<String>,
     /// Control group that holds the RUN steps; made where it is missing

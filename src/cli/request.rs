@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::builder::{
-    Attestations, BuildRequest, ContextSource, DockerfileSource, Locking, NoCache, StandardStreams, Strictness, Wiring,
+    Asked, Attestations, BuildRequest, ContextSource, DockerfileSource, Locking, NoCache, StandardStreams, Strictness, Wiring,
 };
 use crate::cli::args::{BuildArgs, OnError, ProgressMode};
 use crate::cli::call::Call;
@@ -44,11 +44,14 @@ pub struct Order {
 pub fn read(args: BuildArgs, environment: &Environment, now: SystemTime) -> Result<Order, Vec<Diagnostic>> {
     let mut problems = Problems::default();
     refuse_unavailable(&args, &mut problems);
+    let mut notes = notes(&args);
+    let cache_from = wished(problems.all("--cache-from", &args.cache_from, values::cache_source), &mut notes);
+    let cache_to = wished(problems.all("--cache-to", &args.cache_to, values::cache_target), &mut notes);
     let order = Order {
         method: method(&args, &mut problems),
         progress: progress(&args, environment, &mut problems),
-        notes: notes(&args),
-        request: request(args, environment, now, &mut problems),
+        notes,
+        request: BuildRequest { cache_from, cache_to, ..request(args, environment, now, &mut problems) },
     };
     if problems.0.is_empty() { Ok(order) } else { Err(problems.0) }
 }
@@ -72,6 +75,8 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
         tags: problems.all("--tag", &args.tags, tag),
         platforms: platforms(&args.platforms, environment, problems),
         no_cache: no_cache(args.no_cache, args.no_cache_filter),
+        cache_from: Vec::new(),
+        cache_to: Vec::new(),
         pull: args.pull,
         outputs: outputs(args.outputs, args.load, args.push),
         annotations: args.annotations,
@@ -251,22 +256,28 @@ fn progress(args: &BuildArgs, environment: &Environment, problems: &mut Problems
 
 /// Flags that ask for something croze cannot give. What only asks *not* to have it is fine.
 fn refuse_unavailable(args: &BuildArgs, problems: &mut Problems) {
-    let refused = [
-        (!args.cache_to.is_empty(), "`--cache-to`: remote caches are not available"),
-        (!args.resource.is_empty(), "`--resource` is not available"),
-        (!args.policy.is_empty(), "`--policy` is not available"),
-    ];
+    let refused =
+        [(!args.resource.is_empty(), "`--resource` is not available"), (!args.policy.is_empty(), "`--policy` is not available")];
     for (_, message) in refused.into_iter().filter(|(refused, _)| *refused) {
         problems.say("unavailable", message);
     }
 }
 
 fn notes(args: &BuildArgs) -> Vec<String> {
-    let notes = [
-        (!args.cache_from.is_empty(), "`--cache-from` is ignored: remote caches are not available"),
-        (args.ignored.squash, "`--squash` is ignored, as by buildx; a stage with one `COPY --from` has one layer"),
-    ];
+    let notes = [(args.ignored.squash, "`--squash` is ignored, as by buildx; a stage with one `COPY --from` has one layer")];
     notes.into_iter().filter(|(said, _)| *said).map(|(_, text)| text.to_owned()).collect()
+}
+
+/// What can be done; of the rest there is a note.
+fn wished<T>(wishes: Vec<Asked<T>>, notes: &mut Vec<String>) -> Vec<T> {
+    let known = |wish| match wish {
+        Asked::Known(value) => Some(value),
+        Asked::Ignored(why) => {
+            notes.push(why);
+            None
+        }
+    };
+    wishes.into_iter().filter_map(known).collect()
 }
 
 /// What is wrong with the flags, so far.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::builder::attest::{Detail, Provenance, Version};
-use crate::builder::{self, BadLimit, Entitlement, NamedContextSource, Secret, SecretSource, SshAgent};
+use crate::builder::{
+    self, Asked, BadLimit, CacheSource, CacheTarget, Entitlement, FlagError, NamedContextSource, Secret, SecretSource, SshAgent,
+};
 use crate::cli::environment::Environment;
 use crate::graph::{Network, Retry};
 use crate::reference::{BadPlatform, BadReference};
@@ -53,6 +55,9 @@ pub enum BadValue {
     /// No time limit, no number of attempts.
     #[error(transparent)]
     Limit(#[from] BadLimit),
+    /// No cache.
+    #[error(transparent)]
+    Cache(#[from] FlagError),
     /// No platform.
     #[error(transparent)]
     Platform(#[from] BadPlatform),
@@ -159,6 +164,16 @@ pub fn secret(text: &str, environment: &Environment) -> Result<Option<Secret>, B
         (None, None) => Some(value_of(&id).map_or_else(|| SecretSource::File(PathBuf::from(&id)), SecretSource::Value)),
     };
     Ok(source.map(|source| Secret { id, source }))
+}
+
+/// `--cache-from`.
+pub fn cache_source(text: &str) -> Result<Asked<CacheSource>, BadValue> {
+    Ok(CacheSource::read(&csv_fields(text))?)
+}
+
+/// `--cache-to`.
+pub fn cache_target(text: &str) -> Result<Asked<CacheTarget>, BadValue> {
+    Ok(CacheTarget::read(&csv_fields(text))?)
 }
 
 /// `--ssh`: `default` or `ID=SOCKET`; without a socket, the one that `SSH_AUTH_SOCK` names.

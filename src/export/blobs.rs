@@ -16,9 +16,10 @@ pub(super) fn uncompressed(built: &Built, store: &Store, annotations: &[Annotati
     let dialect = Dialect::Oci;
     let layer = |layer: &BuiltLayer| match &layer.origin {
         LayerOrigin::Base(descriptor) => Ok(assembled(layer, in_dialect(descriptor, dialect))),
-        LayerOrigin::Own { .. } => {
-            let stored = store.layer(&layer.diff_id)?.ok_or(ExportError::NoLayer(layer.diff_id))?;
-            Ok(assembled(layer, Descriptor::new(media_type::LAYER, layer.diff_id.0, stored.record.tar_bytes)))
+        LayerOrigin::Own { tar_bytes, .. } => {
+            let stored = store.layer(&layer.diff_id)?.map(|stored| stored.record.tar_bytes);
+            let tar_bytes = stored.or(*tar_bytes).ok_or(ExportError::NoLayer(layer.diff_id))?;
+            Ok(assembled(layer, Descriptor::new(media_type::LAYER, layer.diff_id.0, tar_bytes)))
         }
     };
     let image = |image: &BuiltImage| {
@@ -50,7 +51,7 @@ pub(super) fn compressed(
 }
 
 fn blob(layer: &BuiltLayer, store: &Store, options: &LayerOptions, epoch: Option<i64>) -> Result<AssembledLayer, ExportError> {
-    let wanted_type = options.dialect.layer(layer_type(options.encoding.compression));
+    let wanted_type = options.dialect.layer(options.encoding.compression.layer_type());
     let describe = |variant: Variant| {
         let mut descriptor = Descriptor::new(wanted_type, variant.digest, variant.size_bytes);
         descriptor.annotations = layer::annotations(store, &variant.digest, options.encoding.compression)?;
@@ -85,7 +86,7 @@ fn blob(layer: &BuiltLayer, store: &Store, options: &LayerOptions, epoch: Option
 fn assembled(layer: &BuiltLayer, descriptor: Descriptor) -> AssembledLayer {
     let created_secs = match layer.origin {
         LayerOrigin::Base(_) => None,
-        LayerOrigin::Own { created_secs } => Some(created_secs),
+        LayerOrigin::Own { created_secs, .. } => Some(created_secs),
     };
     AssembledLayer { diff_id: layer.diff_id, descriptor, created_secs }
 }
@@ -95,14 +96,6 @@ fn annotated(draft: &ImageDraft, annotations: &[Annotation], dialect: Dialect) -
     draft.dialect = dialect;
     draft.annotations.extend(annotation::select(annotations, Place::Manifest, Some(&draft.config.platform())));
     draft
-}
-
-fn layer_type(compression: Compression) -> &'static str {
-    match compression {
-        Compression::None => media_type::LAYER,
-        Compression::Gzip | Compression::Estargz => media_type::LAYER_GZIP,
-        Compression::Zstd => media_type::LAYER_ZSTD,
-    }
 }
 
 /// A base's layer under the dialect's name for its type: one manifest does not mix both families.

@@ -191,6 +191,8 @@ pub enum LayerOrigin {
     Own {
         /// When it was made, seconds since 1970.
         created_secs: i64,
+        /// Bytes of its tar, where nobody asked for the layer, so that it is in a cache elsewhere.
+        tar_bytes: Option<u64>,
     },
 }
 

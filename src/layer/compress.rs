@@ -17,6 +17,7 @@ use super::estargz;
 use super::pipeline::{Sink, ordered};
 use super::tar::write_tar;
 use crate::digest::{CacheKey, DiffId, Digest, Hasher};
+use crate::image::media_type;
 use crate::store::{Store, StoreError, Variant};
 
 /// How a layer blob is compressed.
@@ -128,6 +129,15 @@ impl Compression {
                 Some(Compression::Zstd)
             }
             _ => None,
+        }
+    }
+
+    /// OCI's media type of a layer that is compressed like this.
+    pub fn layer_type(self) -> &'static str {
+        match self {
+            Compression::None => media_type::LAYER,
+            Compression::Gzip | Compression::Estargz => media_type::LAYER_GZIP,
+            Compression::Zstd => media_type::LAYER_ZSTD,
         }
     }
 

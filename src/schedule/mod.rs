@@ -39,6 +39,9 @@ pub trait Worker: Send + Sync + 'static {
     /// Whether the layer of a record, which was written before the machine last started, is still whole.
     fn prove(&self, record: &Record) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 
+    /// Whether a failure is the last word on its step, and people are to be told: the builder gets over some of them.
+    fn is_final(&self, error: &Self::Error) -> bool;
+
     /// What a step's key is made of, for people. Asked only for steps that must run.
     fn describe(&self, task: &Self::Task) -> Description;
 

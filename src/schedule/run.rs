@@ -91,7 +91,8 @@ enum Message<W: Worker> {
 impl<W: Worker> Schedule<W> {
     /// Runs everything that `targets` need and returns their outputs in order.
     ///
-    /// After a failure or an interrupt nothing new begins, what runs is told to stop, and this returns when all of it has.
+    /// After a failure or an interrupt nothing new begins, what runs is told to stop, and this returns when all of it has. A
+    /// failure that the worker does not call final stops nothing that runs.
     pub async fn run(
         self,
         targets: &[StepIndex],
@@ -147,14 +148,28 @@ impl<W: Worker> Schedule<W> {
                 Message::Ended(index, Err(stop)) => {
                     running -= 1;
                     let skipped = states.failed(index);
-                    if let (None, Stop::Failed(error)) = (&failure, stop) {
+                    let Stop::Failed(error) = stop else { continue };
+                    let is_final = schedule.worker.is_final(&error);
+                    let outranks = match &failure {
+                        None => true,
+                        Some(Failure::Step { error: former, .. }) => is_final && !schedule.worker.is_final(former),
+                        Some(Failure::Interrupted) => false,
+                    };
+                    if outranks {
                         failure = Some(Failure::Step { index, error });
-                        schedule.stop(&skipped);
+                        // what runs beside a failure that is got over goes on to its end, and need not run again
+                        if is_final {
+                            schedule.stop(&skipped);
+                        }
                     }
                 }
                 Message::Interrupt => {
                     let skipped = states.skip_rest();
-                    if failure.is_none() {
+                    let is_final = match &failure {
+                        Some(Failure::Step { error, .. }) => schedule.worker.is_final(error),
+                        other => other.is_some(),
+                    };
+                    if !is_final {
                         failure = Some(Failure::Interrupted);
                         schedule.stop(&skipped);
                     }
@@ -198,6 +213,7 @@ impl<W: Worker> Schedule<W> {
         });
         match &result {
             Ok(_) => {}
+            Err(Stop::Failed(error)) if !self.worker.is_final(error) => {}
             Err(Stop::Failed(error)) => self.tell(index, |step| Event::Failed { step, message: error.to_string() }),
             Err(Stop::Canceled) => self.tell(index, |step| Event::Canceled { step }),
         }
@@ -265,14 +281,15 @@ impl<W: Worker> Schedule<W> {
         reuse: Reuse,
         task: &W::Task,
     ) -> Result<Result<W::Output, MissReason>, Stop<W::Error>> {
-        let record = match self.cache.lookup(key, reuse).map_err(W::Error::from)? {
-            Lookup::Hit(record) => record,
-            Lookup::Unproven(record) if self.unless_canceled(self.worker.prove(&record)).await? => record,
+        let (record, why) = match self.cache.lookup(key, reuse).map_err(W::Error::from)? {
+            Lookup::Hit(record) => (record, Vec::new()),
+            Lookup::Unproven(record) if self.unless_canceled(self.worker.prove(&record)).await? => (record, Vec::new()),
+            Lookup::Elsewhere(record, place) => (record, vec![format!("it is in the cache `{place}`")]),
             Lookup::Unproven(_) => return Ok(Err(MissReason::Damaged)),
             Lookup::Miss(miss) => return Ok(Err(miss)),
         };
-        self.cache.ended(&self.name(index), *key, record.diff_id, Verdict::Hit, Vec::new());
-        self.tell(index, |step| Event::Explained { step, verdict: Verdict::Hit, why: Vec::new() });
+        self.cache.ended(&self.name(index), *key, record.diff_id, Verdict::Hit, why.clone());
+        self.tell(index, |step| Event::Explained { step, verdict: Verdict::Hit, why });
         self.tell(index, |step| Event::Cached { step });
         Ok(Ok(self.worker.recall(task, &record)))
     }
@@ -389,6 +406,10 @@ mod tests {
 
         async fn prove(&self, _record: &Record) -> Result<bool, Failed> {
             Ok(true)
+        }
+
+        fn is_final(&self, _error: &Failed) -> bool {
+            true
         }
 
         fn describe(&self, _task: &StepIndex) -> Description {

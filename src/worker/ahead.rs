@@ -13,21 +13,26 @@ pub struct Ahead {
     pub steps: HashSet<StepIndex>,
     /// How the outputs want these layers.
     pub forms: Vec<Form>,
+    /// How caches want the layers of all steps.
+    pub all_forms: Vec<Form>,
 }
 
 impl Shared {
     /// The forms in which outputs will want the layer that `task` is about to make. None that the layer of its last run has:
     /// a step that runs again, uncached, most often makes the same.
     pub(super) fn forms_ahead(&self, task: &Task) -> Result<Vec<Form>, WorkError> {
-        let Ahead { steps, forms } = &self.ahead;
-        if forms.is_empty() || !steps.contains(&task.index) {
-            return Ok(Vec::new());
+        let Ahead { steps, forms, all_forms } = &self.ahead;
+        let mut wanted = all_forms.clone();
+        if steps.contains(&task.index) {
+            wanted.extend(forms.iter().filter(|form| !all_forms.contains(form)));
         }
-        let mut wanted = forms.clone();
+        if wanted.is_empty() {
+            return Ok(wanted);
+        }
         if let Some(former) = self.store.record(&task.key)? {
-            for form in forms {
+            for form in wanted.clone() {
                 if form.is_there(&self.store, &former.diff_id)? {
-                    wanted.retain(|other| other != form);
+                    wanted.retain(|other| *other != form);
                 }
             }
         }

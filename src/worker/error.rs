@@ -10,6 +10,7 @@ use crate::snapshot::SnapshotError;
 use crate::source::SourceError;
 use crate::source::context::ContextError;
 use crate::store::StoreError;
+use crate::travel::TravelError;
 
 use super::copy::CopyError;
 use super::identity::IdentityError;
@@ -105,6 +106,9 @@ pub enum WorkError {
     /// A context could not be opened.
     #[error(transparent)]
     Context(#[from] ContextError),
+    /// A result of another machine could not be brought here.
+    #[error(transparent)]
+    Travel(#[from] TravelError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::cache::explain::Description;
 use crate::cache::{Cache, HashSink, ListSink, key};
@@ -29,6 +30,7 @@ use crate::source::http::HttpFile;
 use crate::source::image::{BaseLayer, ResolvedImage};
 use crate::store::{Flavour, Record, Soundness, Store, StoredLayer};
 use crate::task;
+use crate::travel::{Imports, TravelError};
 use ahead::Ahead;
 use network::DefaultNetwork;
 
@@ -119,6 +121,7 @@ pub enum Strictness {
 }
 
 /// Everything that the steps of one build share.
+#[derive(Clone)]
 pub struct Shared {
     /// What warnings come to.
     pub strictness: Strictness,
@@ -126,6 +129,8 @@ pub struct Shared {
     pub store: Store,
     /// Former results of commands.
     pub cache: Cache,
+    /// Results of other machines.
+    pub imports: Arc<Imports>,
     /// The steps.
     pub graph: Arc<Graph>,
     /// The images of the graph's `Image` steps, by manifest digest, and the name to fetch them by.
@@ -151,7 +156,7 @@ pub struct Shared {
     /// Proof that `RUN --security=insecure` is allowed.
     pub entitled: Option<sandbox::Entitled>,
     /// For people who want to look around where a command has failed.
-    pub shells: Option<Shells>,
+    pub shells: Option<Arc<Shells>>,
     /// The time that new layers get, seconds since 1970.
     pub now_secs: i64,
     /// What to compress before an output asks for it.
@@ -209,6 +214,7 @@ impl LocalWorker {
         let mut seen = HashSet::with_capacity(stack.layers.len());
         let mut layers: Vec<&StackLayer> = stack.layers.iter().rev().filter(|layer| seen.insert(layer.diff_id)).collect();
         layers.reverse();
+        self.bring(&layers).await?;
         let mut trees = Vec::with_capacity(layers.len());
         for layer in layers {
             let known = self.trees.lock().expect("no holder of this lock panics").get(&layer.diff_id).cloned();
@@ -220,10 +226,47 @@ impl LocalWorker {
         Ok(trees)
     }
 
-    /// Makes sure that the base image's layers in a stack are there.
-    pub async fn fetch_base(&self, stack: &Stack) -> Result<(), WorkError> {
+    /// Makes sure that the layers of a stack are there which no step has read: those of base images and of caches elsewhere.
+    pub async fn fetch_missing(&self, stack: &Stack) -> Result<(), WorkError> {
+        self.bring(&stack.layers.iter().collect::<Vec<_>>()).await?;
         for layer in stack.layers.iter().filter(|layer| layer.base.is_some()) {
             self.tree(layer).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings those of `layers` that are in caches elsewhere, all at the same time, each once per build.
+    async fn bring(&self, layers: &[&StackLayer]) -> Result<(), WorkError> {
+        let imports = &self.shared.imports;
+        if imports.is_empty() {
+            return Ok(());
+        }
+        let mut absent = Vec::new();
+        for layer in layers.iter().filter(|layer| layer.base.is_none() && imports.knows(&layer.diff_id)) {
+            if self.stored(layer.diff_id).await?.is_none() {
+                absent.push(layer.diff_id);
+            }
+        }
+        let lost: Vec<DiffId> = absent.iter().filter(|diff_id| imports.offer(diff_id).is_none()).copied().collect();
+        if !lost.is_empty() {
+            imports.refuse(&lost);
+            return Err(TravelError::NotCarried { layers: lost }.into());
+        }
+        let mut tasks = JoinSet::new();
+        for diff_id in absent {
+            let cell = {
+                let mut fetched = self.fetched.lock().expect("no holder of this lock panics");
+                fetched.entry(diff_id.0).or_default().clone()
+            };
+            let shared = self.shared.clone();
+            tasks.spawn(async move {
+                let fetch = async || shared.imports.fetch(&shared.store, shared.limits, &diff_id).await.map(drop);
+                cell.get_or_try_init(fetch).await.map(drop)
+            });
+        }
+        // the first failure drops the set, which stops the other downloads
+        while let Some(joined) = tasks.join_next().await {
+            joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         }
         Ok(())
     }
@@ -349,6 +392,10 @@ impl Worker for LocalWorker {
         let layer = StackLayer { diff_id: record.diff_id, created_secs: Some(record.created_secs), base: None };
         let layers = task.parent.layers.iter().cloned().chain([layer]).collect();
         Output::Stack(Arc::new(Stack { layers }))
+    }
+
+    fn is_final(&self, error: &WorkError) -> bool {
+        !matches!(error, WorkError::Travel(error) if error.is_mended_without_cache())
     }
 
     async fn prove(&self, record: &Record) -> Result<bool, WorkError> {

@@ -1,0 +1,227 @@
+//! What a build takes from caches elsewhere.
+
+use std::collections::HashSet;
+use std::io::{self, Read, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::config::{BadConfig, Contents, Offer};
+use super::{Place, TravelError};
+use crate::cache::Elsewhere;
+use crate::digest::{CacheKey, DiffId};
+use crate::image::Descriptor;
+use crate::layer::{self, Compression, LayerLimits};
+use crate::store::{BlobWriter, Record, Store, StoredLayer};
+use crate::task;
+
+/// So many layers of one cache may fail before nothing more of it is asked for.
+const FAILURES_BEFORE_GIVING_UP: usize = 3;
+
+/// One cache, whose document was read. Its blobs are where they were.
+pub struct Import {
+    place: Place,
+    contents: Contents,
+}
+
+impl Import {
+    /// Reads the document of the cache at `place`: two requests.
+    ///
+    /// # Errors
+    /// `Absent`, `Foreign`, `OtherVersion`, `Malformed`, `WrongBytes`: the build goes on without it. What a registry says.
+    pub async fn open(place: Place) -> Result<Import, TravelError> {
+        let root = place.root().await?;
+        let bytes = place.document(&root.config).await?;
+        let contents = Contents::parse(&bytes).map_err(|error| match error {
+            BadConfig::Foreign => TravelError::Foreign { place: place.name() },
+            BadConfig::OtherVersion(found) => TravelError::OtherVersion { place: place.name(), found },
+            BadConfig::Malformed(reason) => TravelError::Malformed { place: place.name(), reason },
+        })?;
+        Ok(Import { place, contents })
+    }
+
+    /// How many results it has.
+    pub fn results(&self) -> usize {
+        self.contents.records.len()
+    }
+}
+
+/// What was brought here.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Transfers {
+    /// Layers.
+    pub layers: u64,
+    /// Bytes of their blobs.
+    pub bytes: u64,
+}
+
+/// All caches that a build may use, in the order in which they were named.
+#[derive(Default)]
+pub struct Imports {
+    imports: Vec<Import>,
+    refused: Mutex<Refused>,
+    fetched_layers: AtomicU64,
+    fetched_bytes: AtomicU64,
+}
+
+/// What is not to be used any more.
+#[derive(Default)]
+struct Refused {
+    layers: HashSet<DiffId>,
+    /// How often a layer of each cache has failed, by its number.
+    failures: Vec<(usize, usize)>,
+}
+
+impl Refused {
+    fn failures(&self, number: usize) -> usize {
+        self.failures.iter().find(|(known, _)| *known == number).map_or(0, |(_, count)| *count)
+    }
+}
+
+impl Elsewhere for Imports {
+    fn find(&self, key: &CacheKey) -> Option<(Record, String)> {
+        let refused = self.refused();
+        let usable = |(number, _): &(usize, &Import)| refused.failures(*number) < FAILURES_BEFORE_GIVING_UP;
+        self.imports.iter().enumerate().filter(usable).find_map(|(_, import)| {
+            let record = import.contents.records.get(key).filter(|record| !refused.layers.contains(&record.diff_id))?;
+            Some((record.clone(), import.place.name()))
+        })
+    }
+}
+
+impl Imports {
+    /// Those that could be read.
+    pub fn new(imports: Vec<Import>) -> Imports {
+        Imports { imports, ..Imports::default() }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.imports.is_empty()
+    }
+
+    /// What was brought here so far.
+    pub fn transfers(&self) -> Transfers {
+        Transfers { layers: self.fetched_layers.load(Ordering::Relaxed), bytes: self.fetched_bytes.load(Ordering::Relaxed) }
+    }
+
+    /// A layer as a cache offers it, and where its blob is.
+    pub fn offer(&self, diff_id: &DiffId) -> Option<(&Offer, &Place)> {
+        let (_, offer, place) = self.offers(diff_id).next()?;
+        Some((offer, place))
+    }
+
+    /// Whether a cache knows the layer, be it without its blob.
+    pub fn knows(&self, diff_id: &DiffId) -> bool {
+        self.tar_bytes(diff_id).is_some()
+    }
+
+    /// Bytes of a layer's tar, as the first cache says that knows it.
+    pub fn tar_bytes(&self, diff_id: &DiffId) -> Option<u64> {
+        self.imports.iter().find_map(|import| import.contents.layers.get(diff_id)).map(|offer| offer.tar_bytes)
+    }
+
+    /// Those that have a blob.
+    fn offers(&self, diff_id: &DiffId) -> impl Iterator<Item = (usize, &Offer, &Place)> {
+        self.imports.iter().enumerate().filter_map(|(number, import)| {
+            let offer = import.contents.layers.get(diff_id).filter(|offer| offer.blob.is_some())?;
+            Some((number, offer, &import.place))
+        })
+    }
+
+    /// Brings a layer into the store and keeps the results that it belongs to.
+    ///
+    /// # Errors
+    /// `NotCarried` if no cache has its blob; `Fetch` with what went wrong at the last that has. A failure that is not this
+    /// machine's has refused the layer: [`Elsewhere::find`] does not give it any more.
+    pub async fn fetch(&self, store: &Store, limits: LayerLimits, diff_id: &DiffId) -> Result<StoredLayer, TravelError> {
+        let mut last = TravelError::NotCarried { layers: vec![*diff_id] };
+        for (number, offer, place) in self.offers(diff_id) {
+            let Some(blob) = &offer.blob else { continue };
+            match fetch(store, limits, diff_id, blob, place).await {
+                Ok(stored) => {
+                    self.fetched_layers.fetch_add(1, Ordering::Relaxed);
+                    self.fetched_bytes.fetch_add(blob.size_bytes, Ordering::Relaxed);
+                    self.keep_records(store, diff_id).await?;
+                    return Ok(stored);
+                }
+                Err(error) => {
+                    let is_local = error.is_local();
+                    last = TravelError::Fetch { diff_id: *diff_id, place: place.name(), source: Box::new(error) };
+                    if is_local {
+                        return Err(last);
+                    }
+                    self.note_failure(number);
+                }
+            }
+        }
+        self.refuse(&[*diff_id]);
+        Err(last)
+    }
+
+    /// Gives these layers up: steps whose results they are run.
+    pub fn refuse(&self, layers: &[DiffId]) {
+        self.refused.lock().expect("no holder of this lock panics").layers.extend(layers);
+    }
+
+    fn note_failure(&self, number: usize) {
+        let mut refused = self.refused.lock().expect("no holder of this lock panics");
+        match refused.failures.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, count)) => *count += 1,
+            None => refused.failures.push((number, 1)),
+        }
+    }
+
+    fn refused(&self) -> std::sync::MutexGuard<'_, Refused> {
+        self.refused.lock().expect("no holder of this lock panics")
+    }
+
+    async fn keep_records(&self, store: &Store, diff_id: &DiffId) -> Result<(), TravelError> {
+        let of_layer = |import: &Import| -> Vec<(CacheKey, Record)> {
+            let records = import.contents.records.iter().filter(|(_, record)| record.diff_id == *diff_id);
+            records.map(|(key, record)| (*key, record.clone())).collect()
+        };
+        // the first cache has the last word
+        let records: Vec<(CacheKey, Record)> = self.imports.iter().rev().flat_map(of_layer).collect();
+        let store = store.clone();
+        Ok(task::blocking(move || store.set_records(&records)).await?)
+    }
+}
+
+/// Fetches, checks and unpacks one layer; its blob is kept, so that an output or another cache can have it as it is.
+async fn fetch(
+    store: &Store,
+    limits: LayerLimits,
+    diff_id: &DiffId,
+    blob: &Descriptor,
+    place: &Place,
+) -> Result<StoredLayer, TravelError> {
+    let Some(compression) = Compression::of_media_type(&blob.media_type) else {
+        let reason = format!("its layer {} is a `{}`, which is no layer that can be unpacked", blob.digest, blob.media_type);
+        return Err(TravelError::Malformed { place: place.name(), reason });
+    };
+    let (store, diff_id, digest) = (store.clone(), *diff_id, blob.digest);
+    place
+        .blob(blob, move |from| {
+            let path = store.blob_path(&digest);
+            let mut tee = Tee { from, to: store.blob_writer()? };
+            let stored = layer::unpack(&store, &mut tee, compression, Some(diff_id), None, limits)?;
+            io::copy(&mut tee, &mut io::sink()).map_err(TravelError::io("write", &path))?;
+            tee.to.finish(Some(digest))?;
+            Ok(stored)
+        })
+        .await
+}
+
+/// Passes a blob on while it is stored.
+struct Tee<'a> {
+    from: &'a mut dyn Read,
+    to: BlobWriter,
+}
+
+impl Read for Tee<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.to.write_all(&buffer[..count])?;
+        Ok(count)
+    }
+}

@@ -1,0 +1,251 @@
+//! Where a cache lies: reading it, and what writing it takes.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::directory::Directory;
+use super::flag::Address;
+use super::{TravelError, config};
+use crate::digest::Digest;
+use crate::image::Descriptor;
+use crate::reference::ImageRef;
+use crate::registry::manifest::{BadDocument, Document};
+use crate::registry::{Client, Pushing, RegistryError, Taken};
+use crate::task;
+
+/// A place that caches are read from and written to. Cheap to clone.
+#[derive(Clone)]
+pub struct Place {
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Directory(Directory),
+    Registry { client: Client, image_ref: ImageRef },
+}
+
+/// What the root document of a cache names.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// The cache's own document.
+    pub config: Descriptor,
+    /// What it holds.
+    pub blobs: Vec<Descriptor>,
+}
+
+impl Place {
+    /// The place at `address`; nobody is asked yet.
+    pub fn new(address: &Address, client: &Client) -> Place {
+        let kind = match address {
+            Address::Directory { path, tag, digest } => Kind::Directory(Directory::new(path, tag, *digest)),
+            Address::Registry { image_ref, insecure } => {
+                let client = if *insecure { client.insecure(&image_ref.host) } else { client.clone() };
+                Kind::Registry { client, image_ref: image_ref.clone() }
+            }
+        };
+        Place { kind }
+    }
+
+    /// Its name for people.
+    pub fn name(&self) -> String {
+        match &self.kind {
+            Kind::Directory(directory) => directory.path().display().to_string(),
+            Kind::Registry { image_ref, .. } => image_ref.canonical(),
+        }
+    }
+
+    /// What writing it is called in progress output, in BuildKit's words.
+    pub fn describe_sending(&self) -> &'static str {
+        match &self.kind {
+            Kind::Directory(_) => "exporting cache to client directory",
+            Kind::Registry { .. } => "exporting cache to registry",
+        }
+    }
+
+    /// Whether blobs of one are blobs of the other.
+    pub fn shares_blobs_with(&self, other: &Place) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Directory(one), Kind::Directory(other)) => one.path() == other.path(),
+            (Kind::Registry { image_ref: one, .. }, Kind::Registry { image_ref: other, .. }) => {
+                (&one.host, &one.repository) == (&other.host, &other.repository)
+            }
+            _ => false,
+        }
+    }
+
+    /// The repository, if it is one.
+    pub fn repository(&self) -> Option<&ImageRef> {
+        match &self.kind {
+            Kind::Registry { image_ref, .. } => Some(image_ref),
+            Kind::Directory(_) => None,
+        }
+    }
+
+    /// The root document.
+    ///
+    /// # Errors
+    /// `Absent` where nothing is; `Foreign` for what is no cache; `Malformed`, `WrongBytes`; the registry's or disk's error.
+    pub async fn root(&self) -> Result<Root, TravelError> {
+        let (bytes, media_type) = match &self.kind {
+            Kind::Directory(directory) => {
+                let directory = directory.clone();
+                (task::blocking(move || directory.root()).await?, String::new())
+            }
+            Kind::Registry { client, image_ref } => match client.manifest(image_ref).await {
+                Ok(fetched) => (fetched.bytes, fetched.media_type),
+                Err(RegistryError::NotFound { .. }) => return Err(TravelError::Absent { place: self.name() }),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let malformed = |reason: String| TravelError::Malformed { place: self.name(), reason };
+        let document = Document::parse(&bytes, &media_type).map_err(|error| match error {
+            BadDocument::Malformed(reason) => malformed(reason),
+            error => malformed(error.to_string()),
+        })?;
+        let (config, blobs) = match document {
+            Document::Manifest(manifest) => (Some(manifest.config), manifest.layers),
+            Document::Index(index) => {
+                let (mut configs, blobs): (Vec<Descriptor>, Vec<Descriptor>) =
+                    index.manifests.into_iter().partition(|entry| entry.media_type == config::MEDIA_TYPE);
+                (configs.pop(), blobs)
+            }
+        };
+        match config.filter(|config| config.media_type == config::MEDIA_TYPE) {
+            Some(config) => Ok(Root { config, blobs }),
+            None => Err(malformed("it is an image, not a cache".to_owned())),
+        }
+    }
+
+    /// A small blob as a whole.
+    ///
+    /// # Errors
+    /// As [`Place::blob`].
+    pub async fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, TravelError> {
+        match &self.kind {
+            Kind::Directory(directory) => {
+                let (directory, digest) = (directory.clone(), descriptor.digest);
+                task::blocking(move || directory.document(&digest)).await
+            }
+            Kind::Registry { client, image_ref } => Ok(client.document(image_ref, descriptor).await?),
+        }
+    }
+
+    /// Streams a blob to `consume`, which may block. Its value is returned only if all bytes came and were right.
+    ///
+    /// # Errors
+    /// The blob is not there, or holds other bytes; what `consume` says.
+    pub async fn blob<T: Send + 'static>(
+        &self,
+        descriptor: &Descriptor,
+        consume: impl FnOnce(&mut dyn Read) -> Result<T, TravelError> + Send + 'static,
+    ) -> Result<T, TravelError> {
+        match &self.kind {
+            Kind::Directory(directory) => {
+                let (directory, descriptor) = (directory.clone(), descriptor.clone());
+                task::blocking(move || directory.blob(&descriptor, consume)).await
+            }
+            Kind::Registry { client, image_ref } => {
+                let read = move |reader: &mut crate::registry::BlobReader| {
+                    let result = consume(reader);
+                    if result.is_err() {
+                        // whether the registry sent something else takes all bytes to know, and then that is the error
+                        let _failure_is_known_to_the_reader = io::copy(reader, &mut io::sink());
+                    }
+                    result
+                };
+                client.fetch_blob(image_ref, descriptor.digest, descriptor.size_bytes, read).await
+            }
+        }
+    }
+
+    /// Prepares to write. `mounts` are repositories of the same host that may have its blobs.
+    ///
+    /// # Errors
+    /// The place cannot be written.
+    pub async fn writer(&self, mounts: Vec<String>) -> Result<Writer, TravelError> {
+        Ok(match &self.kind {
+            Kind::Directory(directory) => Writer { kind: WriterKind::Directory(directory.clone()) },
+            Kind::Registry { client, image_ref } => {
+                let pushing = Box::new(client.push_to(image_ref, mounts).await?);
+                let reference = image_ref.tag.clone().unwrap_or_else(|| "latest".to_owned());
+                Writer { kind: WriterKind::Registry { pushing, reference } }
+            }
+        })
+    }
+}
+
+/// A place that is written to. Cheap to clone.
+#[derive(Clone)]
+pub struct Writer {
+    kind: WriterKind,
+}
+
+#[derive(Clone)]
+enum WriterKind {
+    Directory(Directory),
+    Registry { pushing: Box<Pushing>, reference: String },
+}
+
+impl Writer {
+    /// Whether the place has the blob.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub async fn has(&self, blob: &Descriptor) -> Result<bool, TravelError> {
+        match &self.kind {
+            WriterKind::Directory(directory) => {
+                let (directory, digest) = (directory.clone(), blob.digest);
+                Ok(task::blocking(move || directory.has(&digest)).await)
+            }
+            WriterKind::Registry { pushing, .. } => Ok(pushing.has_blob(&blob.digest).await?),
+        }
+    }
+
+    /// Sees to it that the place has the blob in the file at `path`; `from` is a repository that may have it.
+    ///
+    /// # Errors
+    /// It does not take it.
+    pub async fn put(&self, blob: &Descriptor, path: &Path, from: Option<&str>) -> Result<Taken, TravelError> {
+        match &self.kind {
+            WriterKind::Directory(directory) => {
+                let (directory, digest, path) = (directory.clone(), blob.digest, path.to_owned());
+                task::blocking(move || directory.put(&digest, &path)).await
+            }
+            WriterKind::Registry { pushing, .. } => Ok(pushing.put_blob(blob, path, from).await?),
+        }
+    }
+
+    /// Writes the root document, after all that it names.
+    ///
+    /// # Errors
+    /// The place does not take it.
+    pub async fn finish(&self, root: &Descriptor, bytes: Vec<u8>) -> Result<(), TravelError> {
+        match &self.kind {
+            WriterKind::Directory(directory) => {
+                let (directory, root) = (directory.clone(), root.clone());
+                task::blocking(move || directory.finish(&root, &bytes)).await
+            }
+            WriterKind::Registry { pushing, reference } => Ok(pushing.put_manifest(reference, root, bytes).await?),
+        }
+    }
+}
+
+/// Reads a blob and holds it against its name at its end.
+pub(super) fn verified<T>(
+    place: &str,
+    expected: Digest,
+    source: impl Read,
+    consume: impl FnOnce(&mut dyn Read) -> Result<T, TravelError>,
+) -> Result<T, TravelError> {
+    let mut reader = crate::digest::HashingReader::new(source);
+    let result = consume(&mut reader);
+    let rest = io::copy(&mut reader, &mut io::sink());
+    let (_, found, _) = reader.finish();
+    match rest {
+        Ok(_) if found != expected => Err(TravelError::WrongBytes { place: place.to_owned(), expected, found }),
+        // what could not be read to its end was told by who read it, or is told here
+        Err(source) if result.is_ok() => Err(TravelError::Io { action: "read", path: place.into(), source }),
+        _ => result,
+    }
+}

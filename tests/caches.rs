@@ -1,0 +1,274 @@
+//! Caches that travel: what one machine leaves in a directory or a registry is there for another with an empty store.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{Registry, Run, Space, skip_unless};
+
+/// Two stages; what depends on `a.txt` is above what depends on `b.txt`.
+const DOCKERFILE: &str = "\
+FROM busybox AS build
+WORKDIR /src
+COPY a.txt .
+RUN cat a.txt > a.out
+COPY b.txt .
+RUN cat a.out b.txt > out
+FROM busybox
+RUN echo base > /base
+COPY --from=build /src/out /out
+";
+
+/// A machine with an empty store, apart from the base image, and the context.
+fn machine() -> Space {
+    let space = Space::with_busybox();
+    space.dockerfile(DOCKERFILE).write("ctx/a.txt", "a\n").write("ctx/b.txt", "b\n");
+    space
+}
+
+/// What a build says below the steps of this name, their endings left out.
+fn said(run: &Run, step: &str) -> Vec<String> {
+    let named = |line: &str| {
+        let (number, name) = line.strip_prefix('#')?.split_once(' ')?;
+        (name == step).then(|| format!("#{number} "))
+    };
+    let prefixes: Vec<String> = run.stderr.lines().filter_map(named).collect();
+    let lines = run.stderr.lines().filter_map(|line| prefixes.iter().find_map(|prefix| line.strip_prefix(prefix)));
+    lines.filter(|line| *line != step && !line.starts_with("DONE")).map(str::to_owned).collect()
+}
+
+/// Steps of the Dockerfile that ran, by their words.
+fn ran(run: &Run) -> Vec<String> {
+    let mut ran = Vec::new();
+    for line in run.stderr.lines() {
+        let Some((number, name)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else { continue };
+        let is_step = ["[build ", "[stage-1 "].iter().any(|stage| name.starts_with(stage)) && !name.contains("FROM");
+        if is_step && run.stderr.contains(&format!("\n#{number} DONE")) {
+            let words = name.split_once("] ").map_or(name, |(_, words)| words).to_owned();
+            if !ran.contains(&words) {
+                ran.push(words);
+            }
+        }
+    }
+    ran.sort();
+    ran
+}
+
+fn image_of(space: &Space, flags: &[&str]) -> String {
+    space.build(&[&["-q"], flags].concat()).succeeds().stdout
+}
+
+#[test]
+fn a_directory_brings_results_to_an_empty_store() {
+    let (first, second) = (machine(), machine());
+    let cache = first.text_path("cache");
+    let image = image_of(&first, &["--cache-to", &format!("type=local,dest={cache},mode=max")]);
+    let built = second.build(&["--cache-from", &format!("type=local,src={cache}")]).succeeds();
+    assert_eq!(said(&built, &format!("importing cache manifest from {cache}")), ["it has 7 results"]);
+    assert_eq!((ran(&built), built.count("CACHED")), (Vec::new(), 7), "{}", built.stderr);
+    // times of creation came along, so even the image is the same
+    assert_eq!(image_of(&second, &[]), image);
+}
+
+#[test]
+fn explain_says_which_cache_has_a_result() {
+    let (first, second) = (machine(), machine());
+    let cache = first.text_path("cache");
+    first.build(&["--cache-to", &format!("type=local,dest={cache},mode=max")]).succeeds();
+    let from = format!("type=local,src={cache}");
+    let built = second.build(&["--explain", "--cache-from", &from]).succeeds();
+    let told = format!("[stage-1 2/3] RUN echo base > /base\n    hit\n      because it is in the cache `{cache}`\n");
+    assert!(built.stderr.contains(&told), "{}", built.stderr);
+    // it is in the store now
+    let again = second.build(&["--explain", "--cache-from", &from]).succeeds();
+    assert!(again.stderr.contains("[stage-1 2/3] RUN echo base > /base\n    hit\n[stage-1 3/3]"), "{}", again.stderr);
+}
+
+#[test]
+fn a_registry_brings_results_and_what_changed_runs() {
+    if !skip_unless("a_registry_brings_results_and_what_changed_runs", &["docker-registry"]) {
+        return;
+    }
+    let (registry, first, second) = (Registry::start(), machine(), machine());
+    let name = format!("{}/app/cache:main", registry.host);
+    let to = format!("type=registry,ref={name},mode=max");
+    let built = first.build(&["--cache-to", &to]).succeeds();
+    let sent = said(&built, "exporting cache to registry");
+    assert!(sent[0].starts_with("sent 7 layers, "), "{sent:?}");
+    let built = first.build(&["--cache-to", &to]).succeeds();
+    assert_eq!(said(&built, "exporting cache to registry")[0], "sent 0 layers, 0 bytes; 7 were there");
+    second.write("ctx/b.txt", "other\n");
+    let built = second.build(&["--cache-from", &name, "--cache-to", &to]).succeeds();
+    let expected = ["COPY --from=build /src/out /out", "COPY b.txt .", "RUN cat a.out b.txt > out"];
+    assert_eq!(ran(&built), expected, "{}", built.stderr);
+    let sent = said(&built, "exporting cache to registry");
+    assert!(sent[0].starts_with("sent 3 layers, ") && sent[0].ends_with("; 4 were there"), "{sent:?}");
+    let third = machine();
+    third.write("ctx/b.txt", "other\n");
+    assert_eq!(ran(&third.build(&["--cache-from", &name]).succeeds()), Vec::<String>::new());
+}
+
+#[test]
+fn min_carries_layers_of_the_image_and_others_are_made_where_they_are_needed() {
+    let (first, second, third) = (machine(), machine(), machine());
+    let cache = first.text_path("cache");
+    let built = first.build(&["--cache-to", &format!("type=local,dest={cache}")]).succeeds();
+    let sent = said(&built, "exporting cache to client directory");
+    assert!(sent[0].starts_with("sent 2 layers, "), "{sent:?}");
+    let from = format!("type=local,src={cache}");
+    second.write("ctx/b.txt", "other\n");
+    let built = second.build(&["--cache-from", &from]).succeeds();
+    assert!(!said(&built, "doing without a part of the cache").is_empty(), "{}", built.stderr);
+    let out = second.build_files(&[]);
+    assert_eq!(fs::read_to_string(out.join("out")).expect("read"), "a\nother\n");
+    assert_eq!(image_of(&third, &["--cache-from", &from]), image_of(&first, &[]));
+}
+
+/// The blobs of a cache that are no documents.
+fn layers(cache: &Path) -> Vec<PathBuf> {
+    let blobs = fs::read_dir(cache.join("blobs/sha256")).expect("a cache").map(|entry| entry.expect("readable").path());
+    let mut layers: Vec<PathBuf> = blobs.filter(|path| !fs::read(path).expect("readable").starts_with(b"{")).collect();
+    layers.sort();
+    layers
+}
+
+#[test]
+fn layers_that_are_spoiled_or_gone_are_made_again() {
+    type Spoil = fn(&Path);
+    let ways: [(&str, Spoil); 4] = [
+        ("other bytes", |path| fs::write(path, "other bytes").expect("written")),
+        ("cut short", |path| {
+            let bytes = fs::read(path).expect("read");
+            fs::write(path, &bytes[..bytes.len() / 2]).expect("written");
+        }),
+        ("longer", |path| {
+            let bytes = fs::read(path).expect("read");
+            fs::write(path, [&bytes[..], &[0; 4096]].concat()).expect("written");
+        }),
+        ("gone", |path| fs::remove_file(path).expect("removed")),
+    ];
+    for (way, spoil) in ways {
+        let (first, second) = (machine(), machine());
+        let cache = first.path("cache");
+        let to = format!("type=local,dest={},mode=max", cache.display());
+        first.build(&["--cache-to", &to]).succeeds();
+        layers(&cache).iter().for_each(|path| spoil(path));
+        let built = second.build(&["--cache-from", &format!("type=local,src={}", cache.display())]).succeeds();
+        let told = said(&built, "doing without a part of the cache");
+        let known =
+            told.iter().all(|line| line.starts_with("cannot fetch layer sha256:") && line.contains(" from the cache at `"));
+        assert!(known && !told.is_empty(), "{way}: {}", built.stderr);
+        let out = second.build_files(&[]);
+        assert_eq!(fs::read_to_string(out.join("out")).expect("read"), "a\nb\n", "{way}");
+        // and writing the cache again mends it
+        let sent = said(&second.build(&["--cache-to", &to]).succeeds(), "exporting cache to client directory");
+        assert!(sent[0].starts_with("sent 7 layers, "), "{way}: {sent:?}");
+    }
+}
+
+#[test]
+fn a_cache_that_gives_another_layer_for_a_result_is_not_believed() {
+    let (first, second) = (machine(), machine());
+    let cache = first.path("cache");
+    first.build(&["--cache-to", &format!("type=local,dest={},mode=max", cache.display())]).succeeds();
+    edit_config(&cache, |config| {
+        let layers = config["layers"].as_array_mut().expect("layers");
+        let blobs: Vec<serde_json::Value> = layers.iter().map(|layer| layer["blob"].clone()).collect();
+        let count = blobs.len();
+        for (number, layer) in layers.iter_mut().enumerate() {
+            layer["blob"] = blobs[(number + 1) % count].clone();
+        }
+    });
+    let built = second.build(&["--cache-from", &format!("type=local,src={}", cache.display())]).succeeds();
+    let told = said(&built, "doing without a part of the cache");
+    assert!(told.iter().any(|line| line.contains("the layer's content is sha256:")), "{}", built.stderr);
+    let out = second.build_files(&[]);
+    assert_eq!(fs::read_to_string(out.join("out")).expect("read"), "a\nb\n");
+}
+
+/// Rewrites the document of a cache in a directory, and what names it.
+fn edit_config(cache: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
+    let json = |path: &Path| -> serde_json::Value { serde_json::from_slice(&fs::read(path).expect("read")).expect("JSON") };
+    let blob = |digest: &str| cache.join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
+    let put = |value: &serde_json::Value, descriptor: &mut serde_json::Value| {
+        let bytes = serde_json::to_vec(value).expect("JSON");
+        let digest = croze::digest::Digest::of(&bytes).to_string();
+        fs::write(blob(&digest), &bytes).expect("written");
+        descriptor["digest"] = digest.into();
+        descriptor["size"] = bytes.len().into();
+    };
+    let mut index = json(&cache.join("index.json"));
+    let mut manifest = json(&blob(index["manifests"][0]["digest"].as_str().expect("a digest")));
+    let mut config = json(&blob(manifest["config"]["digest"].as_str().expect("a digest")));
+    edit(&mut config);
+    put(&config, &mut manifest["config"]);
+    put(&manifest, &mut index["manifests"][0]);
+    fs::write(cache.join("index.json"), serde_json::to_vec(&index).expect("JSON")).expect("written");
+}
+
+/// A build with a cache that cannot be used succeeds, and says why in these words.
+#[track_caller]
+fn goes_on(space: &Space, from: &str, place: &str, expected: &str) {
+    let built = space.build(&["--no-cache", "-o", "type=cacheonly", "--cache-from", from]).succeeds();
+    let told = said(&built, &format!("importing cache manifest from {place}"));
+    assert_eq!(told, [format!("{expected}; the build goes on without it")]);
+}
+
+#[test]
+fn a_cache_that_cannot_be_used_is_a_note() {
+    let space = machine();
+    space.dockerfile("FROM busybox\nRUN echo hello > /hello\n");
+    let cache = space.path("cache");
+    let (from, place) = (format!("type=local,src={}", cache.display()), cache.display().to_string());
+    goes_on(&space, &from, &place, &format!("there is no cache at `{place}`"));
+    let to = format!("type=local,dest={place}");
+    space.build(&["--cache-to", &to]).succeeds();
+    goes_on(&space, &format!("{from},tag=other"), &place, &format!("there is no cache at `{place}`"));
+    edit_config(&cache, |config| config["croze"]["version"] = 7.into());
+    let other = format!("the cache at `{place}` was written by another version of croze (format 7); nothing in it can be used");
+    goes_on(&space, &from, &place, &other);
+    edit_config(&cache, |config| drop(config.as_object_mut().expect("an object").remove("croze")));
+    let foreign =
+        format!("the cache at `{place}` was written by BuildKit, whose keys are not croze's; nothing in it can be used");
+    goes_on(&space, &from, &place, &foreign);
+    edit_config(&cache, |config| *config = serde_json::json!({"records": 1}));
+    let malformed = "invalid type: integer `1`, expected a sequence at line 1 column 12";
+    goes_on(&space, &from, &place, &format!("the cache at `{place}` is malformed: {malformed}"));
+    fs::write(cache.join("index.json"), "{").expect("written");
+    let malformed = "`index.json`: EOF while parsing an object at line 1 column 1";
+    goes_on(&space, &from, &place, &format!("the cache at `{place}` is malformed: {malformed}"));
+}
+
+#[test]
+fn a_registry_without_the_cache_or_the_right_is_a_note() {
+    if !skip_unless("a_registry_without_the_cache_or_the_right_is_a_note", &["docker-registry"]) {
+        return;
+    }
+    let space = machine();
+    let registry = Registry::start();
+    let name = format!("{}/app/cache:main", registry.host);
+    goes_on(&space, &name, &name, &format!("there is no cache at `{name}`"));
+    let closed = Registry::start_closed();
+    let name = format!("{}/app/cache:main", closed.host);
+    let built = space.build(&["--cache-from", &name, "-o", "type=cacheonly"]).succeeds();
+    let told = said(&built, &format!("importing cache manifest from {name}"));
+    let refused = format!("{} refuses access to `{name}` (status 401, without credentials)", closed.host);
+    assert_eq!(told, [format!("{refused}; the build goes on without it")]);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_fails_the_build_unless_that_does_not_matter() {
+    let space = machine();
+    space.write("file", "");
+    let to = format!("type=local,dest={}", space.text_path("file/cache"));
+    let run = space.build(&["--cache-to", &to]);
+    let message = format!(
+        "error: cannot create `{0}/blobs/sha256`\n |\n = note: not a directory\n = help: the image is built; with `ignore-error=true` in `--cache-to` this is a note\n",
+        space.text_path("file/cache")
+    );
+    run.fails(5, &message);
+    let run = space.build(&["--cache-to", &format!("{to},ignore-error=true")]).succeeds();
+    let told = said(&run, "exporting cache to client directory");
+    assert!(told[0].ends_with("not a directory; ignored, as `ignore-error` says"), "{told:?}");
+}
