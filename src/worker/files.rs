@@ -11,14 +11,14 @@ use super::secret::Credentials;
 use super::{LocalWorker, Output, Stack, Strictness, Task, attend, mkdir, mounts, retry, stack};
 use crate::cache::KeySink;
 use crate::diagnostic::Diagnostic;
-use crate::digest::{CacheKey, ContentDigest, Digest, Hasher};
+use crate::digest::{CacheKey, ChainId, ContentDigest, Digest, Hasher};
 use crate::event::Event;
 use crate::graph::{Chmod, CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, Origin, StepIndex, Unpack};
 use crate::layer;
 use crate::schedule::Novelty;
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve};
 use crate::source::context::Context;
-use crate::source::digest::{FileDigests, Hashing, content_digest};
+use crate::source::digest::{FileDigests, Hashing, Remembered, content_digest};
 use crate::source::git;
 use crate::source::http::HttpFile;
 use crate::store::{Record, StepLock, Store, TempDir};
@@ -126,12 +126,16 @@ impl LocalWorker {
 
     async fn find_out(&self, index: StepIndex, inputs: &[Output]) -> Result<Prepared, WorkError> {
         let (parent, readable) = self.open(inputs).await?;
-        let graph = self.shared.graph.clone();
+        let (graph, store) = (self.shared.graph.clone(), self.shared.store.clone());
+        // without layers there is nothing to remember
+        let layers = ChainId::of(&stack(&inputs[0]).diff_ids()).unwrap_or(ChainId(Digest::of(b"")));
         // reading is work for processors: more threads than those would only wait for each other
         let turn = self.turns.acquire().await.expect("turns never end");
         let prepared = task::blocking(move || match &graph.step(index).op {
             Op::Copy(op) => {
-                let prepared = with_inputs(&readable, |inputs| copy::prepare(op, inputs, &parent))?;
+                let digests = Remembered { tree: &parent, stack: layers, store: &store };
+                let into = TreeInput { tree: &parent, digests: &digests, hidden: None };
+                let prepared = with_inputs(&readable, |inputs| copy::prepare(op, inputs, into))?;
                 Ok(Prepared::Copy(Box::new(prepared)))
             }
             Op::Mkdir(op) => Ok(Prepared::Mkdir(mkdir::prepare(op, &parent)?)),
@@ -365,7 +369,7 @@ fn copy_to_same_path(context: Arc<Context>, source: &TreePath, tree: &Path) -> R
     };
     let nothing = View::new(Vec::new())?;
     with_inputs(&[Readable::Context(context)], |inputs| {
-        let prepared = copy::prepare(&op, inputs, &nothing)?;
+        let prepared = copy::prepare(&op, inputs, TreeInput { tree: &nothing, digests: &Hashing(&nothing), hidden: None })?;
         copy::run(&prepared, inputs, &nothing, tree, Time::default())
     })?;
     Ok(())

@@ -129,7 +129,15 @@ impl Model {
         let above = tree.entries.get(to).cloned().unwrap_or(Entry { content: None, mode: new_mode });
         holds.insert(to.to_owned(), above);
         holds.extend(files.into_iter().map(|(path, entry)| (format!("{to}/{path}"), entry)));
-        let layer = self.make(format!("copy {holds:?}"));
+        // what is there just so is left out, and a directory with everything in it
+        let mut new: BTreeMap<&String, &Entry> = BTreeMap::new();
+        for (path, entry) in holds.iter().rev() {
+            let is_needed = new.keys().any(|other| other.starts_with(&format!("{path}/")));
+            if is_needed || tree.entries.get(path) != Some(entry) {
+                new.insert(path, entry);
+            }
+        }
+        let layer = self.make(format!("copy {new:?}"));
         tree.layers.push(layer);
         tree.entries.extend(holds);
     }

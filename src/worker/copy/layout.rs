@@ -34,6 +34,8 @@ pub struct Node {
     pub stage: usize,
     /// Whether the parent has nothing at this path, and so nothing below it.
     pub fresh: bool,
+    /// Whether the parent has it just so, and the layer does not need it.
+    pub is_left_out: bool,
 }
 
 /// The time of a node.
@@ -98,16 +100,16 @@ pub struct Unpacking {
 }
 
 impl Layout {
-    /// How many nodes there are.
+    /// How many nodes are made.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.nodes.values().filter(|node| !node.is_left_out).count()
     }
 
     /// Names everything that decides the layer, times apart.
     pub fn key(&self) -> Digest {
         let mut hasher = Hasher::new();
         hasher.field(b"copy layout 1");
-        for (path, node) in &self.nodes {
+        for (path, node) in self.nodes.iter().filter(|(_, node)| !node.is_left_out) {
             hasher.field(path.as_bytes());
             node.hash(&mut hasher);
         }

@@ -4,8 +4,8 @@
 //! and [`run()`] (the layout as a layer tree).
 //! In:   a [`CopyOp`](crate::graph::CopyOp), the trees that its sources name, the tree copied into.
 //! Out:  a layer tree ready for `layer::commit`.
-//! Rules: sources and destinations are followed inside their own roots; the layer holds every copied file, also those that
-//! the parent has already, so it does not depend on them; the behaviour is BuildKit's, surprises included.
+//! Rules: sources and destinations are followed inside their own roots; the layer holds what the parent
+//! does not have just so; the behaviour is BuildKit's, surprises included.
 //! Elsewhere: what a layer tree looks like (`snapshot::builder`), digests of files (`source::digest`).
 
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ pub mod mode;
 pub mod owner;
 mod plan;
 mod run;
+mod same;
 mod select;
 
 pub use missing::missing_sources;

@@ -6,6 +6,7 @@ use super::layout::{Data, Layout, Merged, Mtime, Node, NodeContent, Unpacking};
 use super::missing::missing_error;
 use super::mode::{BadMode, ModeChange};
 use super::owner::Owner;
+use super::same::leave_out;
 use super::select::{Reason, Selected, Selection, carried_xattrs, select};
 use super::{CopyError, CopyInput, Prepared, Remark, TreeInput, archive};
 use crate::digest::{Digest, Hasher};
@@ -17,12 +18,13 @@ use crate::source::digest::hash_meta;
 
 /// Decides a copy and names its result, without writing anything.
 ///
-/// `inputs` are the step's inputs without number 0; `parent` is that one, the tree copied into. A `--parents` source keeps
+/// `inputs` are the step's inputs without number 0; `into` is that one, the tree copied into. A `--parents` source keeps
 /// its pivot: the pattern `/a/./b` copies `b` of the directory `a`.
 ///
 /// # Errors
 /// Everything of [`CopyError`] but `Changed`; the first problem in the order of the sources.
-pub fn prepare(op: &CopyOp, inputs: &[CopyInput<'_>], parent: &dyn FileTree) -> Result<Prepared, CopyError> {
+pub fn prepare(op: &CopyOp, inputs: &[CopyInput<'_>], into: TreeInput<'_>) -> Result<Prepared, CopyError> {
+    let parent = into.tree;
     let mut unknown = Vec::new();
     let owner = |text: &String| {
         Owner::parse_noting(text, parent, &mut unknown).map_err(|source| CopyError::Owner { text: text.clone(), source })
@@ -56,6 +58,7 @@ pub fn prepare(op: &CopyOp, inputs: &[CopyInput<'_>], parent: &dyn FileTree) -> 
     let Planner { mut layout, mut remarks, .. } = planner;
     remarks.extend(unknown);
     fill_digests(&mut layout, inputs)?;
+    leave_out(&mut layout, into)?;
     let mut hasher = Hasher::new();
     hasher.update(layout.key().as_bytes());
     // the time of a download is part of what its server offers, unlike the time of a local file
@@ -290,10 +293,12 @@ impl Planner<'_> {
         let is_directory = to.path.is_root() || to.meta.is_some_and(|meta| meta.kind == FileKind::Directory);
         let path = if is_directory { to.path.child(name) } else { to.path };
         self.make_directories(&path.parent())?;
-        if self.merged().lookup(&path)?.is_some_and(|meta| meta.kind == FileKind::Directory) {
+        let there = self.merged().lookup(&path)?;
+        if there.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(CopyError::OntoDirectory { source_number: self.source_number, path });
         }
-        self.layout.nodes.insert(path, node);
+        let fresh = there.is_none() || self.layout.nodes.get(&path).is_some_and(|former| former.fresh);
+        self.layout.nodes.insert(path, Node { fresh, ..node });
         Ok(())
     }
 
@@ -372,11 +377,11 @@ impl Planner<'_> {
             FileKind::Fifo | FileKind::Character(..) | FileKind::Block(..) => NodeContent::Special(meta.kind),
         };
         let mut node = self.copied(content, &meta, xattrs);
-        node.fresh = there.is_none() && node.kind() == FileKind::Directory;
+        node.fresh = there.is_none();
         if there.is_some()
             && let Some(former) = self.layout.nodes.get(&path)
         {
-            node.fresh |= former.fresh && node.kind() == FileKind::Directory;
+            node.fresh |= former.fresh;
             if node.kind() == FileKind::Directory {
                 // what came before an archive may lie below it
                 node.stage = former.stage;
@@ -469,6 +474,7 @@ impl Planner<'_> {
             xattrs: Xattrs::new(),
             stage: self.layout.archives.len(),
             fresh: false,
+            is_left_out: false,
         };
         let kind = node.kind();
         if kind != FileKind::Symlink {

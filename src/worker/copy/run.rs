@@ -58,7 +58,7 @@ const FILES_PER_TASK: usize = 256;
 
 fn make(layout: &Layout, inputs: &[CopyInput<'_>], builder: &LayerBuilder<'_>, created: Time) -> Result<(), CopyError> {
     for stage in 0..=layout.archives.len() {
-        let of_stage = || layout.nodes.iter().filter(|(_, node)| node.stage == stage);
+        let of_stage = || layout.nodes.iter().filter(|(_, node)| node.stage == stage && !node.is_left_out);
         let mut by_directory: BTreeMap<TreePath, Vec<(&TreePath, &Node)>> = BTreeMap::new();
         let mut links = Vec::new();
         for (path, node) in of_stage() {

@@ -35,7 +35,7 @@ pub enum Reason {
 }
 
 /// The only xattr that BuildKit's layers keep.
-const CARRIED_XATTR: &[u8] = b"security.capability";
+pub(super) const CARRIED_XATTR: &[u8] = b"security.capability";
 
 /// Everything selected below the directory `root`, depth first, names in byte order.
 pub fn select(tree: &dyn FileTree, root: &TreePath, selection: &Selection<'_>) -> Result<Vec<Selected>, SnapshotError> {

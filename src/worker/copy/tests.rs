@@ -46,18 +46,18 @@ impl Bench {
     }
 
     fn key(&self, op: &CopyOp) -> Digest {
-        self.with(|inputs, parent| prepare(op, inputs, parent).unwrap().key())
+        self.with(|inputs, parent| prepared(op, inputs, parent).unwrap().key())
     }
 
     fn error(&self, op: &CopyOp) -> CopyError {
-        self.with(|inputs, parent| prepare(op, inputs, parent).map(|_| ()).unwrap_err())
+        self.with(|inputs, parent| prepared(op, inputs, parent).map(|_| ()).unwrap_err())
     }
 
     /// Each name of the layer with kind, mode, owner, time; `=` and data or target; `links` if it has several names.
     fn layer(&self, op: &CopyOp) -> Vec<String> {
         let made = tempfile::tempdir().unwrap();
         self.with(|inputs, parent| {
-            let prepared = prepare(op, inputs, parent).unwrap();
+            let prepared = prepared(op, inputs, parent).unwrap();
             run(&prepared, inputs, parent, made.path(), CREATED).unwrap();
         });
         let layer = DirTree::open(made.path()).unwrap();
@@ -85,6 +85,10 @@ impl Bench {
         listed.sort();
         listed
     }
+}
+
+fn prepared(op: &CopyOp, inputs: &[CopyInput<'_>], parent: &dyn FileTree) -> Result<Prepared, CopyError> {
+    prepare(op, inputs, TreeInput { tree: parent, digests: &Hashing(parent), hidden: None })
 }
 
 #[track_caller]
@@ -224,7 +228,7 @@ fn only_file_capabilities_are_carried() {
     let bench = bench("dir d; file d/f x; xattr d/f user.a 1", "");
     let made = tempfile::tempdir().unwrap();
     bench.with(|inputs, parent| {
-        let prepared = prepare(&op(&["/d"], "/o"), inputs, parent).unwrap();
+        let prepared = prepared(&op(&["/d"], "/o"), inputs, parent).unwrap();
         run(&prepared, inputs, parent, made.path(), CREATED).unwrap();
     });
     assert!(DirTree::open(made.path()).unwrap().xattrs(&TreePath::clean(b"o/f")).unwrap().is_empty());
@@ -274,7 +278,7 @@ fn a_file_that_changes_after_the_decision_fails_the_copy() {
     let bench = bench(SOURCE, "");
     let made = tempfile::tempdir().unwrap();
     let result = bench.with(|inputs, parent| {
-        let prepared = prepare(&op(&["/f"], "/x"), inputs, parent).unwrap();
+        let prepared = prepared(&op(&["/f"], "/x"), inputs, parent).unwrap();
         make(bench.source.path(), "file f changed");
         run(&prepared, inputs, parent, made.path(), CREATED)
     });
@@ -347,7 +351,7 @@ fn archives_take_chown_and_not_chmod() {
 fn archives_are_copied_where_nothing_is_to_be_unpacked() {
     let bench = archive_of("file f 1", "a.tar", &[]);
     bench.with(|inputs, parent| {
-        let prepared = prepare(&op(&["/a.tar"], "/x"), inputs, parent).unwrap();
+        let prepared = prepared(&op(&["/a.tar"], "/x"), inputs, parent).unwrap();
         assert_eq!(prepared.entries(), 1);
     });
     make(bench.source.path(), "file fake.tar text; time fake.tar 5");
@@ -393,7 +397,7 @@ fn an_entry_below_a_link_that_leads_nowhere_is_an_error() {
     for name in ["lnk/file", "lnk/deeper/file"] {
         let made = tempfile::tempdir().unwrap();
         let result = link_and_file("/etc", name).with(|inputs, parent| {
-            let prepared = prepare(&add("/s.tar", "/in/"), inputs, parent).unwrap();
+            let prepared = prepared(&add("/s.tar", "/in/"), inputs, parent).unwrap();
             run(&prepared, inputs, parent, made.path(), CREATED)
         });
         assert!(matches!(result, Err(CopyError::Archive { .. })), "{name}: {result:?}");
@@ -421,4 +425,18 @@ fn the_key_of_an_archive_holds_its_bytes_and_what_its_entries_may_meet() {
     assert_ne!(key("file f 2", "dir x"), base);
     assert_ne!(key("file f 1", "dir x; link x/l y"), base);
     assert_ne!(key("file f 1", "dir x; dir x/d"), base);
+}
+
+#[test]
+fn what_the_parent_has_just_so_is_left_out() {
+    let parent = "dir x; file x/a.txt a; file x/b.md B; dir x/sub; dir x/sub/deep; file x/sub/c.txt c; \
+         file x/sub/deep/d.txt d; mode x/sub/deep/d.txt 600";
+    let d_txt = "/x/sub/deep/d.txt 644 0:0 5 = d";
+    let expected = ["/x 755 0:0 5/", "/x/b.md 644 0:0 5 = b", "/x/sub 755 0:0 5/", "/x/sub/deep 755 0:0 5/", d_txt];
+    check(parent, &op(&["/dir"], "/x"), &expected);
+    check(parent, &op(&["/dir/a.txt"], "/x/"), &[]);
+    let key = |parent: &str| bench(SOURCE, parent).key(&op(&["/dir/a.txt"], "/x/"));
+    let same = key("dir x; file x/a.txt a; time x/a.txt 5");
+    assert_eq!(same, key("dir x; file x/a.txt a; time x/a.txt 6"), "times do not count");
+    assert_ne!(same, key("dir x; file x/a.txt b"));
 }
