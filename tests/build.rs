@@ -52,6 +52,23 @@ fn the_id_is_the_same_everywhere() {
 }
 
 #[test]
+fn what_is_cached_needs_no_secret() {
+    let space = Space::with_busybox();
+    let text =
+        "FROM busybox\nCOPY given /\nRUN --mount=type=secret,id=key,required cat /run/secrets/key > /got\nRUN touch /done\n";
+    space.write("ctx/given", "1").write("key", "k").dockerfile(text);
+    let refused = space.build(&[]);
+    assert_eq!((refused.code, refused.stderr.contains("secret `key` was not given")), (Some(2), true), "{}", refused.stderr);
+    let image = space.build(&["-q", "--secret", &format!("id=key,src={}", space.text_path("key"))]).succeeds().stdout;
+    assert_eq!(space.build(&["-q"]).succeeds().stdout, image);
+    space.write("ctx/given", "2");
+    let refused = space.build(&[]);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert_eq!(refused.stderr.matches("was not given to this build\n").count(), 2, "by the first step and by its place");
+    assert!(refused.stderr.contains("COPY given /\n#5 ERROR: "), "before the work: {}", refused.stderr);
+}
+
+#[test]
 fn a_failed_build_leaves_no_files_of_a_former_one() {
     let space = Space::with_busybox();
     space.dockerfile("FROM busybox\nRUN false\n").write("iid", "old").write("metadata.json", "{}");

@@ -42,7 +42,7 @@ use crate::store::Store;
 use crate::task;
 use crate::travel::Imports;
 use crate::worker::ahead::Ahead;
-use crate::worker::{Credentials, LocalWorker, Output, Shared, Shells, Sources, Stack, Strictness, WorkError};
+use crate::worker::{Credentials, LocalWorker, Output, Shared, Shells, Sources, Stack, Strictness, Wanting, WorkError};
 
 type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
 
@@ -62,13 +62,13 @@ pub async fn build(
     if build.request.strictness == Strictness::Strict && !planned.warnings.is_empty() {
         return Err(report::strict_error(planned.warnings));
     }
-    let plan = build.refuse_missing(planned.plan, &inputs).await?;
+    let (plan, wanting) = build.refuse_missing(planned.plan, &inputs).await?;
     for warning in &planned.warnings {
         build.reporter.events.event(Event::Warning(Box::new(warning.clone())));
     }
     let cancel = build.cancel.clone();
     let imports = unless_canceled(&cancel, async { Ok(importing.finish(&build.reporter).await) }).await?;
-    let Ran { product, summary, leaving } = build.run(plan, inputs, &outputs, imports).await?;
+    let Ran { product, summary, leaving } = build.run((plan, wanting), inputs, &outputs, imports).await?;
     let exporting = super::output::export((&build.store, &build.client), product, outputs, &build.reporter, &mut build.request);
     let exported = unless_canceled(&cancel, exporting).await?;
     for target in &build.request.cache_to {
@@ -277,16 +277,24 @@ impl Build {
         Ok((plan, outline))
     }
 
-    /// Ends the build here if something that steps will ask for is not there.
-    async fn refuse_missing(&self, plan: Joined, inputs: &Inputs) -> Result<Joined, BuildError> {
+    /// Ends the build here if files that steps will ask for are not there. Answers with the secrets and agents that are not, by
+    /// the steps that lead to them.
+    async fn refuse_missing(&self, plan: Joined, inputs: &Inputs) -> Result<(Joined, Wanting), BuildError> {
         let BuildRequest { secrets, ssh, .. } = &self.request;
         let preflight = Preflight { plan, contexts: inputs.contexts.clone(), secrets: secrets.clone(), ssh: ssh.clone() };
-        let (plan, diagnostics) = task::blocking(move || {
-            let diagnostics = preflight.missing();
-            (preflight.plan, diagnostics)
+        let (plan, missing) = task::blocking(move || {
+            let missing = preflight.missing();
+            (preflight.plan, missing)
         })
         .await;
-        if diagnostics.is_empty() { Ok(plan) } else { Err(BuildError { kind: ErrorKind::Usage, diagnostics }) }
+        let refused = |diagnostics| BuildError { kind: ErrorKind::Usage, diagnostics };
+        let mut wanting = Wanting::new();
+        for (index, diagnostic) in missing.into_errors().map_err(refused)? {
+            for step in plan.graph.needed(&[index]) {
+                wanting.entry(step).or_default().push(diagnostic.clone());
+            }
+        }
+        Ok((plan, wanting))
     }
 
     /// Asks for images until the plans of all platforms want no more.
@@ -382,7 +390,7 @@ impl Build {
     /// Runs the plan and names the layers of the results.
     async fn run(
         &mut self,
-        plan: Joined,
+        (plan, wanting): (Joined, Wanting),
         inputs: Inputs,
         outputs: &super::output::Wanted,
         imports: Arc<Imports>,
@@ -425,6 +433,7 @@ impl Build {
             numbers: numbers.clone(),
             secrets: std::mem::take(&mut self.request.secrets),
             ssh: std::mem::take(&mut self.request.ssh),
+            wanting,
             proxy_env: self.request.proxies(),
             entitled: entitled(&self.request.allow),
             cgroup_parent: self.request.cgroup_parent.clone(),

@@ -1,4 +1,6 @@
 //! What can be found missing before the first step runs: files of contexts, secrets, agents. All of it is told at once.
+//!
+//! A command that is found in the cache needs no secret, so a missing one is told when the first step runs that leads to it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,18 +26,39 @@ pub struct Preflight {
     pub ssh: Vec<SshAgent>,
 }
 
+/// What is not there.
+#[derive(Default)]
+pub struct Missing {
+    /// Files, in the order of the file that names them: nothing can be built without them.
+    pub files: Vec<Diagnostic>,
+    /// Secrets and agents that commands require.
+    pub credentials: Vec<(StepIndex, Diagnostic)>,
+}
+
+impl Missing {
+    /// All of it, if there is something that nothing can be built without.
+    pub fn into_errors(mut self) -> Result<Vec<(StepIndex, Diagnostic)>, Vec<Diagnostic>> {
+        if self.files.is_empty() {
+            return Ok(self.credentials);
+        }
+        self.files.extend(self.credentials.into_iter().map(|(_, diagnostic)| diagnostic));
+        self.files.sort_by_key(|diagnostic| diagnostic.place.as_ref().map(|(_, span)| span.start));
+        Err(self.files)
+    }
+}
+
 impl Preflight {
-    /// Everything that is not there, in the order of the file. Looks at the contexts' directories: blocks.
+    /// Everything that is not there. Looks at the contexts' directories: blocks.
     ///
     /// Tells each context which of its paths are read: it offers no others from now on.
-    pub fn missing(&self) -> Vec<Diagnostic> {
+    pub fn missing(&self) -> Missing {
         // of all files first: they give the hints
-        let mut missing = self.missing_now();
-        if missing.is_empty() {
-            self.ask_contexts();
-            missing = self.missing_now();
+        let missing = self.missing_now();
+        if !missing.files.is_empty() {
+            return missing;
         }
-        missing
+        self.ask_contexts();
+        self.missing_now()
     }
 
     fn ask_contexts(&self) {
@@ -47,17 +70,21 @@ impl Preflight {
         }
     }
 
-    fn missing_now(&self) -> Vec<Diagnostic> {
-        let mut diagnostics: Vec<Diagnostic> = self.secrets.iter().filter_map(unreadable_secret).collect();
+    fn missing_now(&self) -> Missing {
+        let files = self.secrets.iter().filter_map(unreadable_secret).collect();
+        let mut missing = Missing { files, credentials: Vec::new() };
         for index in &self.plan.steps {
             let step = self.plan.graph.step(*index);
             match &step.op {
-                Op::Copy(op) => diagnostics.extend(self.missing_sources(*index, step, op)),
-                Op::Exec(op) => diagnostics.extend(self.missing_for_mounts(step, op)),
+                Op::Copy(op) => missing.files.extend(self.missing_sources(*index, step, op)),
+                Op::Exec(op) => {
+                    let wanting = self.missing_for_mounts(step, op).into_iter();
+                    missing.credentials.extend(wanting.map(|diagnostic| (*index, diagnostic)));
+                }
                 _ => {}
             }
         }
-        diagnostics
+        missing
     }
 
     fn missing_sources(&self, index: StepIndex, step: &Step, op: &CopyOp) -> Vec<Diagnostic> {

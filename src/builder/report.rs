@@ -37,13 +37,17 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
     if let WorkError::Warned { warnings } = error {
         return strict_error(warnings.clone());
     }
+    if let WorkError::Wanting { diagnostics } = error {
+        return BuildError { kind: ErrorKind::Usage, diagnostics: diagnostics.clone() };
+    }
     let (kind, code) = match error {
         WorkError::Command { .. } => (ErrorKind::Step, "command-failed"),
         WorkError::Expired { .. } => (ErrorKind::Step, "command-expired"),
         WorkError::Copy(_) => (ErrorKind::Usage, "copy-failed"),
         WorkError::Identity(_) => (ErrorKind::Usage, "unknown-user"),
         WorkError::Warned { .. } => (ErrorKind::Usage, "warned"),
-        WorkError::NotGiven { .. } => (ErrorKind::Usage, "not-given"),
+        WorkError::NotGiven { .. } | WorkError::Wanting { .. } => (ErrorKind::Usage, "not-given"),
+        WorkError::MountPoint { .. } => (ErrorKind::Step, "mount-failed"),
         WorkError::Mount { .. } => (ErrorKind::Usage, "mount-failed"),
         WorkError::UnknownLimit(_) | WorkError::Context(_) => (ErrorKind::Usage, "bad-request"),
         WorkError::Source(_) | WorkError::Base { .. } => (ErrorKind::Source, "source-failed"),
@@ -64,7 +68,7 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
         WorkError::DiskFilled { how, tail } => command_diagnostic(code, how, tail, None, origin),
         WorkError::Copy(error) => copy_diagnostic(error, origin),
         WorkError::Identity(error) => user_diagnostic(code, error, origin),
-        WorkError::Mount { target, .. } => match mount_number(step, target) {
+        WorkError::Mount { target, .. } | WorkError::MountPoint { target, .. } => match mount_number(step, target) {
             Some(number) => mount_diagnostic(error, origin, number),
             None => in_stage(at_instruction(code, error.to_string(), origin), origin).because(error),
         },
@@ -133,6 +137,7 @@ pub fn mount_diagnostic(error: &WorkError, origin: &Origin, number: usize) -> Di
     let (code, help) = match error {
         WorkError::NotGiven { what: "secret", id } => ("not-given", Some(format!("pass it with `--secret id={id},src=FILE`"))),
         WorkError::NotGiven { id, .. } => ("not-given", Some(format!("pass it with `--ssh {id}` or `--ssh {id}=SOCKET`"))),
+        WorkError::MountPoint { help, .. } => ("mount-failed", help.clone()),
         _ => ("mount-failed", None),
     };
     let span = origin.words.mounts.get(number).copied();

@@ -20,7 +20,7 @@ use crate::sandbox;
 use crate::source::image::{self, PullPolicy};
 use crate::store::Store;
 use crate::worker::ahead::Ahead;
-use crate::worker::{Ended, LocalWorker, Shared, Strictness, Wiring};
+use crate::worker::{Ended, LocalWorker, Shared, Strictness, Wanting, Wiring};
 
 /// What to run, and how. What is `None` or empty is as the image has it.
 pub struct RunRequest {
@@ -119,6 +119,7 @@ async fn run_image(store: &Store, request: RunRequest) -> Result<RunResult, Buil
         numbers: HashMap::new(),
         secrets: Vec::new(),
         ssh: Vec::new(),
+        wanting: Wanting::new(),
         proxy_env: Vec::new(),
         entitled: None,
         cgroup_parent: None,

@@ -126,14 +126,17 @@ fn mount(mount: &Mount, content: Option<ContentDigest>, sink: &mut dyn KeySink) 
         }
         MountKind::Cache { .. } => sink.part("cache", b""),
         MountKind::Tmpfs { size_bytes } => sink.part("tmpfs", &size_bytes.unwrap_or(0).to_le_bytes()),
-        MountKind::Secret { id, env, file, uid, gid, mode, .. } => {
+        MountKind::Secret { id, required, env, file, uid, gid, mode } => {
             sink.part("secret", id.as_bytes());
             sink.part("secret env", env.as_deref().unwrap_or("").as_bytes());
             sink.part("secret file", format!("{file} {uid}:{gid} {mode:o}").as_bytes());
+            required.then(|| sink.part("secret required", b""));
         }
-        MountKind::Ssh { id, uid, gid, mode, .. } => {
+        MountKind::Ssh { id, required, uid, gid, mode } => {
             sink.part("ssh", id.as_bytes());
             sink.part("ssh socket", format!("{uid}:{gid} {mode:o}").as_bytes());
+            // a command that ran without is no answer to one that must not
+            required.then(|| sink.part("ssh required", b""));
         }
     }
 }
@@ -233,15 +236,14 @@ mod tests {
                 // its content is a part of the key by itself
                 MountKind::Bind { input, source, .. } => (*input, *source) = (0, String::new()),
                 kind @ MountKind::Cache { .. } => *kind = cache("", Sharing::Shared, 0),
-                MountKind::Secret { required, .. } | MountKind::Ssh { required, .. } => *required = false,
-                MountKind::Tmpfs { .. } => {}
+                MountKind::Secret { .. } | MountKind::Ssh { .. } | MountKind::Tmpfs { .. } => {}
             }
         }
         op
     }
 
     fn cache(id: &str, sharing: Sharing, uid: u32) -> MountKind {
-        MountKind::Cache { id: id.into(), sharing, seed: None, uid, gid: 0, mode: 0o755, writable: true }
+        MountKind::Cache { id: id.into(), sharing, seed: None, is_owned: false, uid, gid: 0, mode: 0o755, writable: true }
     }
 
     fn mounts() -> impl Strategy<Value = Mount> {

@@ -341,6 +341,8 @@ pub enum MountKind {
         sharing: Sharing,
         /// Where it is first filled from: an input and a path in it.
         seed: Option<(usize, String)>,
+        /// Whether owner, group or mode were asked for: such a cache is another one, even if they are the usual ones.
+        is_owned: bool,
         /// Owner of the fresh directory.
         uid: u32,
         /// Group of the fresh directory.

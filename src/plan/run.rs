@@ -238,7 +238,8 @@ impl StageLowering<'_, '_> {
         let id = format!("{namespace}/{id}");
         let owned = spec.uid.is_some() || spec.gid.is_some() || spec.mode.is_some();
         // an owner asks for a fresh directory, unless there is a directory of the seed to begin with
-        let seeded = spec.from.is_some() && !(source_path == "/" && owned);
+        let source_is_root = source_path == "/";
+        let seeded = spec.from.is_some() && !(source_is_root && owned);
         let seed = match seeded {
             true => Some((self.mounted_tree(spec, node, span, &source_path, mounts, command)?, source_path)),
             false => None,
@@ -251,6 +252,7 @@ impl StageLowering<'_, '_> {
                 Some(MountSharing::Locked) => Sharing::Locked,
             },
             seed,
+            is_owned: owned && source_is_root,
             uid: spec.uid.unwrap_or(0),
             gid: spec.gid.unwrap_or(0),
             mode: spec.mode.unwrap_or(0o755),

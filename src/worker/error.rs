@@ -69,6 +69,22 @@ pub enum WorkError {
         /// Its name.
         id: String,
     },
+    /// Secrets or agents that this step, or one behind it, requires.
+    #[error("{}", diagnostics.first().map_or("", |first| first.message.as_str()))]
+    Wanting {
+        /// What is missing; at least one.
+        diagnostics: Vec<Diagnostic>,
+    },
+    /// A mount whose place is not there and cannot be made.
+    #[error("cannot mount at `{target}`: {reason}")]
+    MountPoint {
+        /// Where.
+        target: String,
+        /// Why.
+        reason: String,
+        /// What to try.
+        help: Option<String>,
+    },
     /// A mount that cannot be made.
     #[error("cannot mount at `{target}`: {reason}")]
     Mount {

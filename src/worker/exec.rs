@@ -9,7 +9,7 @@ use super::emulation;
 use super::error::WorkError;
 use super::fittings::Fittings;
 use super::identity::{Identity, identify};
-use super::mounts::Mounted;
+use super::mounts::{self, Mounted};
 use super::network::DefaultNetwork;
 use super::processes::Details;
 use super::program;
@@ -19,7 +19,7 @@ use crate::digest::{Digest, Hasher};
 use crate::event::StepNumber;
 use crate::graph::{ExecOp, Limits, MountKind, Security};
 use crate::layer;
-use crate::sandbox::{self, Exit, Isolation, Launcher, Plan, SandboxError};
+use crate::sandbox::{self, Exit, Isolation, Launcher, Plan, SandboxError, Stage};
 use crate::schedule::Novelty;
 use crate::snapshot::builder::{Attributes, LayerBuilder};
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, owners_are_notes, resolve, upper};
@@ -260,6 +260,11 @@ fn ran_out_of_space(tail: &[String], shared: &Shared) -> Result<bool, WorkError>
 /// A command that could not be started has failed as one that ran and did not succeed.
 fn explained(error: WorkError, op: &ExecOp, view: &View) -> WorkError {
     let WorkError::Sandbox(sandbox) = &error else { return error };
+    if let SandboxError::Setup { stage: Stage::FindTarget | Stage::ForbiddenTarget, subject, .. } = sandbox
+        && op.mounts.iter().any(|mount| mount.target == *subject)
+    {
+        return mounts::no_mount_point(subject, op);
+    }
     match program::not_started(sandbox, &op.args, &op.cwd, view) {
         Some(ended) if matches!(sandbox, SandboxError::NotExecutable { reason: "exec format error", .. }) => {
             WorkError::Command { how: ended.how(), tail: Vec::new(), hint: emulation::advice(&op.platform) }

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::cache::explain::Description;
 use crate::cache::{Cache, HashSink, ListSink, key};
+use crate::diagnostic::Diagnostic;
 use crate::digest::{CacheKey, ContentDigest, DiffId, Digest};
 use crate::event::{EventSink, StepNumber};
 use crate::graph::{Graph, HttpOp, Op, StepIndex};
@@ -120,6 +121,10 @@ pub enum Strictness {
     Strict,
 }
 
+/// By step: the secrets and agents that were not given and that it, or a step behind it, requires. Whoever runs it fails now rather
+/// than after the work.
+pub type Wanting = HashMap<StepIndex, Vec<Diagnostic>>;
+
 /// Everything that the steps of one build share.
 #[derive(Clone)]
 pub struct Shared {
@@ -149,6 +154,8 @@ pub struct Shared {
     pub secrets: Vec<Secret>,
     /// The client's ssh agents.
     pub ssh: Vec<SshAgent>,
+    /// What was not given that steps require.
+    pub wanting: Wanting,
     /// The client's proxies, for fetches.
     pub proxy_env: Vec<(String, String)>,
     /// The control group for commands.
@@ -422,6 +429,9 @@ impl Worker for LocalWorker {
     }
 
     async fn run(&self, task: &Task) -> Result<(Record, Novelty), WorkError> {
+        if let Some(diagnostics) = self.shared.wanting.get(&task.index) {
+            return Err(WorkError::Wanting { diagnostics: diagnostics.clone() });
+        }
         match &self.shared.graph.step(task.index).op {
             Op::Exec(op) => self.run_command(task, op).await,
             _ => Ok((self.unless_canceled(self.make_files(task)).await?, Novelty::New)),

@@ -42,8 +42,11 @@ pub type Trees = Vec<Option<Vec<PathBuf>>>;
 /// A seed from a context counts as the same whatever the context holds.
 pub fn cache_names(op: &ExecOp, inputs: &[Output]) -> Vec<Option<Digest>> {
     let name = |mount: &Mount| {
-        let MountKind::Cache { id, seed, uid, gid, mode, .. } = &mount.kind else { return None };
+        let MountKind::Cache { id, seed, is_owned, uid, gid, mode, .. } = &mount.kind else { return None };
         let mut name = format!("{id}\0{uid}:{gid}:{mode:o}");
+        if *is_owned {
+            name.push_str("\0owned");
+        }
         if let Some((input, path)) = seed {
             name.push_str(&format!("\0{path}"));
             if let Output::Stack(stack) = &inputs[*input] {
@@ -230,6 +233,25 @@ fn set_owner_and_mode(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), 
     owned.map_err(WorkError::system("set the owner of a mount"))?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
         .map_err(WorkError::system("set the mode of a mount"))
+}
+
+/// Why the place of a mount at `target` is not there: it lies in another mount, or where nothing can be made.
+pub fn no_mount_point(target: &str, op: &ExecOp) -> WorkError {
+    let contains = |outer: &str| target.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+    let outer = op.mounts.iter().filter(|mount| contains(&mount.target)).max_by_key(|mount| mount.target.len());
+    let (reason, help) = match outer {
+        Some(outer) => {
+            let at = &outer.target;
+            let inside = target[at.len()..].trim_start_matches('/');
+            let help = match outer.kind {
+                MountKind::Bind { .. } => format!("put `{inside}` into what is mounted at `{at}`, or add `rw` to that mount"),
+                _ => format!("put `{inside}` into what is mounted at `{at}`"),
+            };
+            (format!("what is mounted at `{at}` has no `{inside}`, and it cannot be made there"), Some(help))
+        }
+        None => ("nothing is there, and nothing can be made there".to_owned(), None),
+    };
+    WorkError::MountPoint { target: target.to_owned(), reason, help }
 }
 
 /// What must be at a mount's target.
