@@ -125,10 +125,44 @@ fn min_carries_layers_of_the_image_and_others_are_made_where_they_are_needed() {
     assert_eq!(image_of(&third, &["--cache-from", &from]), image_of(&first, &[]));
 }
 
+#[test]
+fn layers_are_fetched_where_they_are_read() {
+    let (first, second) = (machine(), machine());
+    let cache = first.text_path("cache");
+    first.build(&["--cache-to", &format!("type=local,dest={cache},mode=max")]).succeeds();
+    let flags = ["-o", "type=cacheonly", "--cache-from", &format!("type=local,src={cache}")];
+    let built = second.build(&flags).succeeds();
+    assert_eq!((built.count("CACHED"), said(&built, "fetching layers from caches")), (7, Vec::new()), "{}", built.stderr);
+    // a command starts from the three layers below the copy that changed; where the copy goes is known without them
+    second.write("ctx/b.txt", "other\n");
+    let built = second.build(&flags).succeeds();
+    assert_eq!(ran(&built).len(), 3, "{}", built.stderr);
+    let fetched = said(&built, "fetching layers from caches");
+    assert!(fetched[0].starts_with("3 layers, "), "{fetched:?}");
+    // a name that the root does not have is known from all that it has; what nobody has asked for has to be looked at
+    second.dockerfile("FROM busybox\nRUN echo base > /base\nCOPY a.txt /elsewhere/\n");
+    assert_eq!(said(&second.build(&flags).succeeds(), "fetching layers from caches"), Vec::<String>::new());
+    second.dockerfile("FROM busybox\nRUN echo base > /base\nCOPY a.txt /bin/\n");
+    let built = second.build(&flags).succeeds();
+    assert_eq!(said(&built, "fetching layers from caches")[0].split(',').next(), Some("1 layer"), "{}", built.stderr);
+}
+
+#[test]
+fn a_machine_that_was_told_tells_the_next() {
+    let (first, second, third) = (machine(), machine(), machine());
+    let (cache, next) = (first.text_path("cache"), first.text_path("next"));
+    first.build(&["--cache-to", &format!("type=local,dest={cache},mode=max")]).succeeds();
+    let cacheonly = ["-o", "type=cacheonly"];
+    let (from, to) = (format!("type=local,src={cache}"), format!("type=local,dest={next},mode=max"));
+    second.build(&[&cacheonly[..], &["--cache-from", &from, "--cache-to", &to]].concat()).succeeds();
+    let built = third.build(&[&cacheonly[..], &["--cache-from", &format!("type=local,src={next}")]].concat()).succeeds();
+    assert_eq!((built.count("CACHED"), said(&built, "fetching layers from caches")), (7, Vec::new()), "{}", built.stderr);
+}
+
 /// The blobs of a cache that are no documents.
 fn layers(cache: &Path) -> Vec<PathBuf> {
     let blobs = fs::read_dir(cache.join("blobs/sha256")).expect("a cache").map(|entry| entry.expect("readable").path());
-    let mut layers: Vec<PathBuf> = blobs.filter(|path| !fs::read(path).expect("readable").starts_with(b"{")).collect();
+    let mut layers: Vec<PathBuf> = blobs.filter(|path| fs::read(path).expect("readable").starts_with(&[0x1f, 0x8b])).collect();
     layers.sort();
     layers
 }
@@ -174,10 +208,13 @@ fn a_cache_that_gives_another_layer_for_a_result_is_not_believed() {
     first.build(&["--cache-to", &format!("type=local,dest={},mode=max", cache.display())]).succeeds();
     edit_config(&cache, |config| {
         let layers = config["layers"].as_array_mut().expect("layers");
-        let blobs: Vec<serde_json::Value> = layers.iter().map(|layer| layer["blob"].clone()).collect();
+        let blobs: Vec<[serde_json::Value; 2]> =
+            layers.iter().map(|layer| [layer["blob"].clone(), layer["annotations"]["size"].clone()]).collect();
         let count = blobs.len();
         for (number, layer) in layers.iter_mut().enumerate() {
-            layer["blob"] = blobs[(number + 1) % count].clone();
+            let [blob, size] = blobs[(number + 1) % count].clone();
+            layer["blob"] = blob;
+            layer["annotations"]["size"] = size;
         }
     });
     let built = second.build(&["--cache-from", &format!("type=local,src={}", cache.display())]).succeeds();

@@ -58,7 +58,7 @@ const ROOMS: &[Room] = &[
     // `graph` for the ops whose roots it makes
     room("source", World, Async, &["dockerfile", "graph", "image", "registry", "snapshot", "store", "layer", "task"]),
     room("cache", World, Blocks, &["graph", "store"]),
-    room("travel", World, Async, &["cache", "image", "layer", "registry", "store", "task"]),
+    room("travel", World, Async, &["cache", "image", "layer", "registry", "snapshot", "store", "task"]),
     // what makes it go
     room("task", Motion, Async, &[]),
     room("schedule", Motion, Async, &["graph", "cache", "store", "task"]),
@@ -150,7 +150,8 @@ const CRATES: &[(&str, &[&str])] = &[
     // files that people read and write: settings, what names are pinned to
     ("toml", &["builder", "registry"]),
     ("tower_service", &["registry"]),
-    ("zstd", &["layer"]),
+    // layers, and what is said of them elsewhere
+    ("zstd", &["layer", "travel"]),
 ];
 
 /// Crates that any room may use: they say how a type behaves, not what a room is about.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ use crate::source::image::{AnsweredBy, PullPolicy, ResolvedImage};
 use crate::source::{self, oci_layout::LayoutAddress};
 use crate::store::Store;
 use crate::task;
-use crate::travel::Imports;
+use crate::travel::{Answers, Imports};
 use crate::worker::ahead::Ahead;
 use crate::worker::{Credentials, LocalWorker, Output, Shared, Shells, Sources, Stack, Strictness, Wanting, WorkError};
 
@@ -414,6 +414,7 @@ impl Build {
         }
         let events = self.events(&graph, &numbers, &imports);
         let mut ahead = Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch), all_forms: Vec::new() };
+        let told = (!self.request.cache_to.is_empty()).then(|| Arc::new(Mutex::new(Answers::default())));
         let (all_forms, image_forms) = caches::forms(&self.request.cache_to);
         ahead.all_forms = all_forms;
         ahead.forms.extend(image_forms);
@@ -424,6 +425,7 @@ impl Build {
             store: self.store.clone(),
             cache: cache.clone(),
             imports: imports.clone(),
+            told: told.clone(),
             graph: graph.clone(),
             images: std::mem::take(&mut self.images),
             contexts: inputs.contexts,
@@ -507,7 +509,9 @@ impl Build {
             built.push(ProductImage { draft: image.draft, stack, claims, provenance: told.for_metadata() });
         }
         let stacks: Vec<&Stack> = built.iter().map(|image: &ProductImage| &*image.stack).collect();
-        let leaving = Leaving::of(&cache, imports.clone(), &ended, &stacks).map_err(|error| report::store_error(&error))?;
+        let answers = told.map(|told| told.lock().expect("no holder of this lock panics").clone()).unwrap_or_default();
+        let leaving =
+            Leaving::of(&cache, imports.clone(), (&ended, answers), &stacks).map_err(|error| report::store_error(&error))?;
         Ok(Ran { product: super::output::Product { images: built, epoch, imports }, summary, leaving })
     }
 

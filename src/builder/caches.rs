@@ -14,7 +14,9 @@ use crate::event::StepNumber;
 use crate::layer::{Form, LayerLimits};
 use crate::registry::Client;
 use crate::store::{Store, StoreError};
-use crate::travel::{self, CacheSource, CacheTarget, Import, Imports, Mode, OnFailure, Place, Results, Sent, TravelError};
+use crate::travel::{
+    self, Answers, CacheSource, CacheTarget, Import, Imports, Mode, OnFailure, Place, Results, Sent, TravelError,
+};
 use crate::worker::Stack;
 
 /// Caches that are being read.
@@ -87,10 +89,10 @@ impl Leaving {
     pub fn of(
         cache: &Cache,
         imports: Arc<Imports>,
-        ended: &BTreeMap<CacheKey, DiffId>,
+        (ended, answers): (&BTreeMap<CacheKey, DiffId>, Answers),
         stacks: &[&Stack],
     ) -> Result<Leaving, StoreError> {
-        let mut results = Results::default();
+        let mut results = Results { answers, ..Results::default() };
         for (key, diff_id) in ended {
             if let Some(record) = cache.record(key)?.filter(|record| record.diff_id == *diff_id) {
                 results.records.insert(*key, record);

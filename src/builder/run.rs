@@ -125,6 +125,7 @@ async fn run_image(store: &Store, request: RunRequest) -> Result<RunResult, Buil
         cgroup_parent: None,
         shells: None,
         imports: Arc::default(),
+        told: None,
         now_secs,
         ahead: Ahead::default(),
         processors: 1,

@@ -20,6 +20,7 @@ pub mod builder;
 pub mod dir;
 pub mod flat;
 mod stand_in;
+mod testimony;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tree;
@@ -29,6 +30,7 @@ pub mod xattr;
 
 pub use dir::Dir;
 pub use stand_in::owners_are_notes;
+pub use testimony::{Testimony, Told, Witness};
 pub use tree::{FileKind, FileTree, Last, Meta, Resolved, Time, TreePath, Xattrs, resolve};
 pub use view::{DirTree, View};
 

@@ -27,6 +27,8 @@ pub struct Contents {
     pub records: BTreeMap<CacheKey, Record>,
     /// The layers of these results.
     pub layers: BTreeMap<DiffId, Offer>,
+    /// What layers have told, see [`super::answers`].
+    pub answers: Option<Descriptor>,
 }
 
 /// A layer of a cache.
@@ -80,7 +82,7 @@ impl Contents {
         document::compact(&Document {
             layers: self.layers.iter().map(layer).collect(),
             records: self.records.iter().filter_map(record).collect(),
-            croze: Some(Own { version: VERSION, keys: keys() }),
+            croze: Some(Own { version: VERSION, keys: keys(), answers: self.answers.clone() }),
         })
     }
 
@@ -90,13 +92,13 @@ impl Contents {
     /// `Foreign` for one without keys of ours; `OtherVersion`; `Malformed` for what contradicts itself.
     pub fn parse(bytes: &[u8]) -> Result<Contents, BadConfig> {
         let document: Document = serde_json::from_slice(bytes).map_err(|error| BadConfig::Malformed(error.to_string()))?;
+        let mut contents = Contents::default();
         match document.croze {
             None => return Err(BadConfig::Foreign),
             Some(own) if own.version != VERSION => return Err(BadConfig::OtherVersion(format!("format {}", own.version))),
             Some(own) if own.keys != keys() => return Err(BadConfig::OtherVersion(format!("keys `{}`", own.keys))),
-            Some(_) => {}
+            Some(own) => contents.answers = own.answers,
         }
-        let mut contents = Contents::default();
         let mut names = Vec::with_capacity(document.layers.len());
         for layer in document.layers {
             let Some(annotations) = layer.annotations else {
@@ -180,6 +182,8 @@ struct Own {
     /// Which keys the records have.
     #[serde(default)]
     keys: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    answers: Option<Descriptor>,
 }
 
 fn rfc3339(seconds: i64) -> String {
@@ -209,6 +213,7 @@ mod tests {
                 (kept, Offer { blob: Some(blob), tar_bytes: 1024 }),
                 (named, Offer { blob: None, tar_bytes: 512 }),
             ]),
+            answers: Some(Descriptor::new(super::super::answers::MEDIA_TYPE, Digest::of(b"answers"), 7)),
         }
     }
 

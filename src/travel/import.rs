@@ -6,11 +6,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::config::{BadConfig, Contents, Offer};
-use super::{Place, TravelError};
+use super::{Answers, Place, TravelError};
 use crate::cache::Elsewhere;
-use crate::digest::{CacheKey, DiffId};
+use crate::digest::{CacheKey, ChainId, DiffId, Digest};
 use crate::image::Descriptor;
 use crate::layer::{self, Compression, LayerLimits};
+use crate::snapshot::Testimony;
 use crate::store::{BlobWriter, Record, Store, StoredLayer};
 use crate::task;
 
@@ -21,10 +22,11 @@ const FAILURES_BEFORE_GIVING_UP: usize = 3;
 pub struct Import {
     place: Place,
     contents: Contents,
+    answers: Answers,
 }
 
 impl Import {
-    /// Reads the document of the cache at `place`: two requests.
+    /// Reads the documents of the cache at `place`: three requests.
     ///
     /// # Errors
     /// `Absent`, `Foreign`, `OtherVersion`, `Malformed`, `WrongBytes`: the build goes on without it. What a registry says.
@@ -36,7 +38,12 @@ impl Import {
             BadConfig::OtherVersion(found) => TravelError::OtherVersion { place: place.name(), found },
             BadConfig::Malformed(reason) => TravelError::Malformed { place: place.name(), reason },
         })?;
-        Ok(Import { place, contents })
+        let answers = match &contents.answers {
+            None => Answers::default(),
+            Some(descriptor) => Answers::parse(&place.document(descriptor).await?)
+                .map_err(|reason| TravelError::Malformed { place: place.name(), reason })?,
+        };
+        Ok(Import { place, contents, answers })
     }
 
     /// How many results it has.
@@ -97,6 +104,20 @@ impl Imports {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.imports.is_empty()
+    }
+
+    /// What a pure question about layers came to, where they were.
+    pub fn memo(&self, key: &CacheKey) -> Option<Digest> {
+        self.imports.iter().find_map(|import| import.answers.memos.get(key)).copied()
+    }
+
+    /// What the layers of a stack have told where they were; empty if nobody knows.
+    pub fn testimony(&self, stack: &ChainId) -> Testimony {
+        let mut all = Testimony::default();
+        // the first cache has the last word
+        let known = self.imports.iter().rev().filter_map(|import| import.answers.stacks.get(stack));
+        known.for_each(|testimony| all.extend(testimony.clone()));
+        all
     }
 
     /// What was brought here so far.

@@ -25,6 +25,7 @@ use crate::layer::LayerError;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
 
+pub mod answers;
 pub mod config;
 mod directory;
 pub mod flag;
@@ -32,6 +33,7 @@ mod import;
 pub mod place;
 mod send;
 
+pub use answers::Answers;
 pub use flag::{Address, CacheSource, CacheTarget, FlagError, Mode, OnFailure};
 pub use import::{Import, Imports, Transfers};
 pub use place::Place;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::config::{self, Contents, Offer};
 use super::flag::{CacheTarget, RootForm};
 use super::place::Writer;
-use super::{Imports, Place, TravelError};
+use super::{Answers, Imports, Place, TravelError, answers};
 use crate::digest::{CacheKey, DiffId, Digest};
 use crate::image::{Descriptor, Dialect, Index, Manifest, document, media_type};
 use crate::layer::{self, Compression, LayerError, LayerLimits};
@@ -27,6 +27,8 @@ pub struct Results {
     pub records: BTreeMap<CacheKey, Record>,
     /// The layers whose files go along; the others are only named.
     pub carried: BTreeSet<DiffId>,
+    /// What their keys took to find.
+    pub answers: Answers,
 }
 
 /// What was sent.
@@ -76,7 +78,7 @@ impl Sending<'_> {
     async fn send(&self, results: &Results) -> Result<Sent, TravelError> {
         let writer = self.place.writer(self.mounts(&results.carried)).await?;
         let named: BTreeSet<DiffId> = results.records.values().map(|record| record.diff_id).collect();
-        let mut contents = Contents { records: results.records.clone(), layers: BTreeMap::new() };
+        let mut contents = Contents { records: results.records.clone(), ..Contents::default() };
         let mut sent = Sent { root: Digest::of(b""), results: results.records.len(), layers: 0, bytes: 0, there: 0 };
         let slots = Arc::new(Semaphore::new(BLOBS_AT_A_TIME));
         let mut tasks = JoinSet::new();
@@ -112,17 +114,17 @@ impl Sending<'_> {
             }
             contents.layers.insert(diff_id, offer);
         }
+        if !results.answers.is_empty() {
+            let bytes = results.answers.to_bytes();
+            contents.answers = Some(self.document(&writer, answers::MEDIA_TYPE, bytes).await?);
+        }
         sent.root = self.finish(&writer, &contents).await?;
         Ok(sent)
     }
 
     /// Writes the document and names it.
     async fn finish(&self, writer: &Writer, contents: &Contents) -> Result<Digest, TravelError> {
-        let bytes = contents.to_bytes();
-        let config = Descriptor::of(config::MEDIA_TYPE, &bytes);
-        let store = self.store.clone();
-        let path = task::blocking(move || store.write_blob(&bytes).map(|digest| store.blob_path(&digest))).await?;
-        writer.put(&config, &path, None).await?;
+        let config = self.document(writer, config::MEDIA_TYPE, contents.to_bytes()).await?;
         let mut seen = HashSet::new();
         let blobs: Vec<Descriptor> = contents
             .layers
@@ -134,6 +136,7 @@ impl Sending<'_> {
                 blob.annotations.insert("containerd.io/uncompressed".to_owned(), diff_id.to_string());
                 Some(blob)
             })
+            .chain(contents.answers.clone())
             .collect();
         let (root_type, bytes) = match self.target.root {
             RootForm::Manifest => {
@@ -151,6 +154,15 @@ impl Sending<'_> {
         let root = Descriptor::of(root_type, &bytes);
         writer.finish(&root, bytes).await?;
         Ok(root.digest)
+    }
+
+    /// Sends a document as a blob.
+    async fn document(&self, writer: &Writer, kind: &str, bytes: Vec<u8>) -> Result<Descriptor, TravelError> {
+        let descriptor = Descriptor::of(kind, &bytes);
+        let store = self.store.clone();
+        let path = task::blocking(move || store.write_blob(&bytes).map(|digest| store.blob_path(&digest))).await?;
+        writer.put(&descriptor, &path, None).await?;
+        Ok(descriptor)
     }
 
     /// Repositories of the place's host that other caches are in.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::copy::{self, CopyInput, Download, Remark, TreeInput};
 use super::error::WorkError;
 use super::exec::Surroundings;
+use super::hearsay::{Basis, HeardDigests, Parent, ToldDigests};
 use super::secret::Credentials;
 use super::{LocalWorker, Output, Stack, Strictness, Task, attend, mkdir, mounts, retry, stack};
 use crate::cache::KeySink;
@@ -16,12 +17,12 @@ use crate::event::Event;
 use crate::graph::{Chmod, CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, Origin, StepIndex, Unpack};
 use crate::layer;
 use crate::schedule::Novelty;
-use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, resolve};
+use crate::snapshot::{FileKind, FileTree, Last, Time, Told, TreePath, View, Witness, resolve};
 use crate::source::context::Context;
 use crate::source::digest::{FileDigests, Hashing, Remembered, content_digest};
 use crate::source::git;
 use crate::source::http::HttpFile;
-use crate::store::{Record, StepLock, Store, TempDir};
+use crate::store::{Record, StepLock, TempDir};
 use crate::task;
 
 /// What was found out about a step for its key.
@@ -108,42 +109,86 @@ impl LocalWorker {
         let is_strict = self.shared.strictness == Strictness::Strict;
         // what a strict build fails for is found by looking
         let memo = memo_key(b"files", &serde_json::to_vec(op).unwrap_or_default(), inputs).filter(|_| !is_strict);
+        let parent = stack(&inputs[0]);
         if let Some(key) = &memo
-            && let Some(digest) = recalled(&self.shared.store, key)?
+            && let Some(digest) = self.recalled(key)?
+            && self.pass_on(parent)?
         {
             return Ok((digest, None));
         }
-        let prepared = self.find_out(index, inputs).await?;
+        let (prepared, basis) = self.find_out(index, inputs).await?;
         let digest = match &prepared {
             Prepared::Copy(prepared) => prepared.key(),
             Prepared::Mkdir(prepared) => prepared.key(),
         };
-        if let Some(key) = &memo {
-            self.shared.store.set_memo(key, digest.as_bytes())?;
+        if let (Some(key), Basis::Trees) = (&memo, basis) {
+            self.remember(key, &digest)?;
         }
         Ok((digest, Some(Arc::new(prepared))))
     }
 
-    async fn find_out(&self, index: StepIndex, inputs: &[Output]) -> Result<Prepared, WorkError> {
-        let (parent, readable) = self.open(inputs).await?;
-        let (graph, store) = (self.shared.graph.clone(), self.shared.store.clone());
+    /// Decides what a step makes: by what the layers below have told another machine, if they are not here, else by a look at
+    /// them.
+    async fn find_out(&self, index: StepIndex, inputs: &[Output]) -> Result<(Prepared, Basis), WorkError> {
+        let parent = stack(&inputs[0]);
+        if let Some(testimony) = self.told_elsewhere(parent)? {
+            let readable = self.open_readable(&inputs[1..]).await?;
+            if let Some(prepared) = self.decide((index, parent), readable, Parent::Told(testimony)).await? {
+                self.pass_on(parent)?;
+                return Ok((prepared, Basis::Testimony));
+            }
+        }
+        let (view, readable) = self.open(inputs).await?;
+        let tree = if self.shared.told.is_some() { Parent::Heard(view, parent.clone()) } else { Parent::View(view) };
+        let prepared = self.decide((index, parent), readable, tree).await?;
+        Ok((prepared.expect("a tree knows all of itself"), Basis::Trees))
+    }
+
+    /// `None` if `parent` does not know enough.
+    async fn decide(
+        &self,
+        (index, stack): (StepIndex, &Stack),
+        readable: Vec<Readable>,
+        parent: Parent,
+    ) -> Result<Option<Prepared>, WorkError> {
+        let shared = self.shared.clone();
         // without layers there is nothing to remember
-        let layers = ChainId::of(&stack(&inputs[0]).diff_ids()).unwrap_or(ChainId(Digest::of(b"")));
+        let layers = ChainId::of(&stack.diff_ids()).unwrap_or(ChainId(Digest::of(b"")));
         // reading is work for processors: more threads than those would only wait for each other
         let turn = self.turns.acquire().await.expect("turns never end");
-        let prepared = task::blocking(move || match &graph.step(index).op {
-            Op::Copy(op) => {
-                let digests = Remembered { tree: &parent, stack: layers, store: &store };
-                let into = TreeInput { tree: &parent, digests: &digests, hidden: None };
-                let prepared = with_inputs(&readable, |inputs| copy::prepare(op, inputs, into))?;
-                Ok(Prepared::Copy(Box::new(prepared)))
+        let prepared = task::blocking(move || {
+            let prepare = |tree: &dyn FileTree, digests: &dyn FileDigests| match &shared.graph.step(index).op {
+                Op::Copy(op) => {
+                    let into = TreeInput { tree, digests, hidden: None };
+                    let prepared = with_inputs(&readable, |inputs| copy::prepare(op, inputs, into))?;
+                    Ok(Prepared::Copy(Box::new(prepared)))
+                }
+                Op::Mkdir(op) => Ok::<_, WorkError>(Prepared::Mkdir(mkdir::prepare(op, tree)?)),
+                _ => unreachable!("only steps that make files come here"),
+            };
+            match parent {
+                Parent::View(view) => prepare(&view, &Remembered { tree: &view, stack: layers, store: &shared.store }).map(Some),
+                Parent::Told(testimony) => {
+                    let told = Told::new(&testimony);
+                    let prepared = prepare(&told, &ToldDigests(&told));
+                    if told.was_silent() { Ok(None) } else { prepared.map(Some) }
+                }
+                Parent::Heard(view, stack) => {
+                    let witness = Witness::new(&view);
+                    let remembered = Remembered { tree: &view, stack: layers, store: &shared.store };
+                    let prepared = prepare(&witness, &HeardDigests { digests: &remembered, witness: &witness })?;
+                    // what making the layer asks beyond that
+                    if witness.lookup(&TreePath::root())?.is_some() {
+                        witness.xattrs(&TreePath::root())?;
+                    }
+                    shared.keep_testimony(&stack, witness.finish())?;
+                    Ok(Some(prepared))
+                }
             }
-            Op::Mkdir(op) => Ok(Prepared::Mkdir(mkdir::prepare(op, &parent)?)),
-            _ => unreachable!("only steps that make files come here"),
         })
         .await;
         drop(turn);
-        if let Ok(Prepared::Copy(copy)) = &prepared {
+        if let Ok(Some(Prepared::Copy(copy))) = &prepared {
             let origin = &self.shared.graph.step(index).origin;
             let warnings: Vec<Diagnostic> = copy.remarks.iter().filter_map(|remark| warning(remark, origin)).collect();
             if self.shared.strictness == Strictness::Strict && !warnings.is_empty() {
@@ -160,9 +205,27 @@ impl LocalWorker {
     pub(super) async fn make_files(&self, task: &Task) -> Result<Record, WorkError> {
         let prepared = match &task.files {
             Some(prepared) => prepared.clone(),
-            None => Arc::new(self.find_out(task.index, &task.inputs).await?),
+            None => Arc::new(self.find_out(task.index, &task.inputs).await?.0),
         };
+        if let Some(testimony) = self.told_elsewhere(&task.parent)? {
+            let readable = self.open_readable(&task.inputs[1..]).await?;
+            if let Some(record) = self.make(task, prepared.clone(), readable, Parent::Told(testimony)).await? {
+                return Ok(record);
+            }
+        }
         let (parent, readable) = self.open(&task.inputs).await?;
+        let record = self.make(task, prepared, readable, Parent::View(parent)).await?;
+        Ok(record.expect("a tree knows all of itself"))
+    }
+
+    /// `None` if `parent` does not know enough.
+    async fn make(
+        &self,
+        task: &Task,
+        prepared: Arc<Prepared>,
+        readable: Vec<Readable>,
+        parent: Parent,
+    ) -> Result<Option<Record>, WorkError> {
         let forms = self.shared.forms_ahead(task)?;
         let shared = self.shared.clone();
         let created = Time { seconds: shared.now_secs, nanoseconds: 0 };
@@ -170,14 +233,23 @@ impl LocalWorker {
             let temp = shared.store.temp_dir()?;
             let tree = temp.path.join("tree");
             std::fs::create_dir(&tree).map_err(WorkError::system("create a directory for the step"))?;
-            match &*prepared {
-                Prepared::Copy(prepared) => {
-                    with_inputs(&readable, |inputs| copy::run(prepared, inputs, &parent, &tree, created))?
+            let make = |parent: &dyn FileTree| match &*prepared {
+                Prepared::Copy(prepared) => with_inputs(&readable, |inputs| copy::run(prepared, inputs, parent, &tree, created)),
+                Prepared::Mkdir(prepared) => mkdir::run(prepared, parent, &tree, created),
+            };
+            match parent {
+                Parent::View(view) | Parent::Heard(view, _) => make(&view)?,
+                Parent::Told(testimony) => {
+                    let told = Told::new(&testimony);
+                    let made = make(&told);
+                    if told.was_silent() {
+                        return Ok(None);
+                    }
+                    made?;
                 }
-                Prepared::Mkdir(prepared) => mkdir::run(prepared, &parent, &tree, created)?,
             }
             let stored = layer::commit_ahead(&shared.store, tree, &forms)?;
-            Ok(Record { diff_id: stored.record.diff_id, created_secs: shared.now_secs })
+            Ok(Some(Record { diff_id: stored.record.diff_id, created_secs: shared.now_secs }))
         })
         .await
     }
@@ -185,15 +257,19 @@ impl LocalWorker {
     /// The first input as a tree, the others as what they are.
     async fn open(&self, inputs: &[Output]) -> Result<(View, Vec<Readable>), WorkError> {
         let parent = View::new(self.trees(stack(&inputs[0])).await?)?;
-        let mut readable = Vec::new();
-        for input in &inputs[1..] {
+        Ok((parent, self.open_readable(&inputs[1..]).await?))
+    }
+
+    async fn open_readable(&self, inputs: &[Output]) -> Result<Vec<Readable>, WorkError> {
+        let mut readable = Vec::with_capacity(inputs.len());
+        for input in inputs {
             readable.push(match input {
                 Output::Stack(stack) => Readable::View(View::new(self.trees(stack).await?)?),
                 Output::Context(context) => Readable::Context(context.clone()),
                 Output::Download(file) => Readable::Download(self.downloaded(file)),
             });
         }
-        Ok((parent, readable))
+        Ok(readable)
     }
 
     fn downloaded(&self, file: &HttpFile) -> Download {
@@ -227,7 +303,7 @@ impl LocalWorker {
             };
             let memo = memo_key(b"mount", source.as_bytes(), &inputs[*input..=*input]);
             if let Some(key) = &memo
-                && let Some(digest) = recalled(&self.shared.store, key)?
+                && let Some(digest) = self.recalled(key)?
             {
                 contents.push(Some(ContentDigest(digest)));
                 continue;
@@ -250,7 +326,7 @@ impl LocalWorker {
             })
             .await?;
             if let Some(key) = &memo {
-                self.shared.store.set_memo(key, content.0.as_bytes())?;
+                self.remember(key, &content.0)?;
             }
             contents.push(Some(content));
         }
@@ -432,9 +508,4 @@ fn memo_key(what: &[u8], argument: &[u8], inputs: &[Output]) -> Option<CacheKey>
         layers.iter().for_each(|layer| hasher.update(layer.diff_id.0.as_bytes()));
     }
     Some(CacheKey(hasher.finish()))
-}
-
-fn recalled(store: &Store, key: &CacheKey) -> Result<Option<Digest>, WorkError> {
-    let value = store.memo(key)?;
-    Ok(value.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok()).map(Digest::from_bytes))
 }

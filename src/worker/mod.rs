@@ -31,7 +31,7 @@ use crate::source::http::HttpFile;
 use crate::source::image::{BaseLayer, ResolvedImage};
 use crate::store::{Flavour, Record, Soundness, Store, StoredLayer};
 use crate::task;
-use crate::travel::{Imports, TravelError};
+use crate::travel::{Answers, Imports, TravelError};
 use ahead::Ahead;
 use network::DefaultNetwork;
 
@@ -46,6 +46,7 @@ pub mod exec;
 
 mod files;
 pub mod fittings;
+mod hearsay;
 pub mod identity;
 pub mod mkdir;
 pub mod mounts;
@@ -136,6 +137,8 @@ pub struct Shared {
     pub cache: Cache,
     /// Results of other machines.
     pub imports: Arc<Imports>,
+    /// What layers were asked, for other machines; `None` if nobody wants to know.
+    pub told: Option<Arc<Mutex<Answers>>>,
     /// The steps.
     pub graph: Arc<Graph>,
     /// The images of the graph's `Image` steps, by manifest digest, and the name to fetch them by.
