@@ -10,7 +10,7 @@ use croze::digest::{CacheKey, ContentDigest, DiffId, Digest};
 use croze::export::{self, Built, BuiltImage, BuiltLayer, ExportError, Form, LayerOrigin, Output};
 use croze::image::{DraftHistory, ImageConfig, ImageDraft};
 use croze::layer;
-use croze::store::{LayerRecord, Record, Store};
+use croze::store::{Kept, LayerRecord, Record, Store};
 
 /// A directory with a store in it.
 struct Space {
@@ -356,8 +356,8 @@ fn child() {
         fs::create_dir(&tree).expect("mkdir");
         fs::write(tree.join("file"), &text).expect("write");
         let record = LayerRecord { diff_id: DiffId(digest), tar_bytes: 1, content: ContentDigest(digest) };
-        let layer = store.publish_layer(tree, record).expect("published");
-        assert_eq!(fs::read_to_string(layer.tree.join("file")).expect("read"), text);
+        let layer = store.publish_layer(Kept::Tree(tree), record).expect("published");
+        assert_eq!(fs::read_to_string(layer.tree().expect("kept as files").join("file")).expect("read"), text);
     }
 }
 

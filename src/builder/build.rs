@@ -1,6 +1,6 @@
 //! The flow of one build, from the client's files to the exported image.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -442,6 +442,7 @@ impl Build {
             shells: self.request.on_failure.map(Shells::new).map(Arc::new),
             now_secs: self.now_secs(),
             ahead,
+            unread: if outputs.want_files() || self.request.attestations.sbom { HashSet::new() } else { graph.unread(&steps) },
             processors,
             cancel: self.cancel.clone(),
         };

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Read};
-use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::images::{self, ImageFacts};
 use super::{BuildError, ErrorKind, report};
 use crate::diagnostic::Diagnostic;
+use crate::layer::{self, LayerError};
 use crate::reference::ImageRef;
 use crate::snapshot::{FileKind, FileTree, Meta, SnapshotError, TreePath, View};
 use crate::store::Store;
@@ -102,16 +102,14 @@ fn settings_apart(left: &BTreeMap<String, String>, right: &BTreeMap<String, Stri
 
 /// The image's files.
 fn view(store: &Store, image: &ImageFacts) -> Result<View, BuildError> {
-    let mut trees: Vec<PathBuf> = Vec::with_capacity(image.config.rootfs.diff_ids.len());
-    for diff_id in &image.config.rootfs.diff_ids {
-        let layer = store.layer(diff_id).map_err(|error| report::store_error(&error))?;
-        let Some(layer) = layer else {
+    let trees = layer::trees(store, &image.config.rootfs.diff_ids).map_err(|error| match error {
+        LayerError::Missing { diff_id } => {
             let message = format!("layer {diff_id} of `{}` is not unpacked in the store", image.name);
             let diagnostic = Diagnostic::error_without_place("no-layer", message).help("build something from the image first");
-            return Err(BuildError { kind: ErrorKind::Environment, diagnostics: vec![diagnostic] });
-        };
-        trees.push(layer.tree);
-    }
+            BuildError { kind: ErrorKind::Environment, diagnostics: vec![diagnostic] }
+        }
+        error => report::environment_error(&error),
+    })?;
     View::new(trees).map_err(|error| report::environment_error(&error))
 }
 

@@ -67,6 +67,11 @@ impl Wanted {
         }
         forms
     }
+
+    /// Whether an output writes the files themselves.
+    pub fn want_files(&self) -> bool {
+        self.outputs.iter().any(|output| matches!(output.kind, OutputKind::Files(_) | OutputKind::FilesArchive(_)))
+    }
 }
 
 /// Reads `-o` and `--annotation`, so that mistakes in them are told before anything runs.

@@ -1,6 +1,6 @@
 //! An image's command in a sandbox, with this process's streams: how people try what they have built.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -128,6 +128,7 @@ async fn run_image(store: &Store, request: RunRequest) -> Result<RunResult, Buil
         told: None,
         now_secs,
         ahead: Ahead::default(),
+        unread: HashSet::new(),
         processors: 1,
         cancel: canceled,
     };

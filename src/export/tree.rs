@@ -11,16 +11,20 @@ use std::path::{Path, PathBuf};
 use super::files::Stale;
 use super::sink::{Out, Stop};
 use super::{BuiltImage, ExportError};
+use crate::digest::DiffId;
 use crate::layer::header::{BLOCK, TarEntry, TarKind, padding, write_header};
+use crate::layer::{self, LayerError};
 use crate::snapshot::{Dir, FileKind, FileTree, Meta, SnapshotError, Time, TreePath, View};
 use crate::store::Store;
 
 /// All layers of the image as one tree.
 pub(super) fn view(store: &Store, built: &BuiltImage) -> Result<View, ExportError> {
-    let tree = |layer: &super::BuiltLayer| -> Result<PathBuf, ExportError> {
-        Ok(store.layer(&layer.diff_id)?.ok_or(ExportError::NoLayer(layer.diff_id))?.tree)
-    };
-    Ok(View::new(built.layers.iter().map(tree).collect::<Result<_, _>>()?)?)
+    let stack: Vec<DiffId> = built.layers.iter().map(|layer| layer.diff_id).collect();
+    let trees = layer::trees(store, &stack).map_err(|error| match error {
+        LayerError::Missing { diff_id } => ExportError::NoLayer(diff_id),
+        error => error.into(),
+    })?;
+    Ok(View::new(trees)?)
 }
 
 /// The files for one platform.

@@ -171,6 +171,14 @@ impl Graph {
         found
     }
 
+    /// Those of the steps `needed` whose files none of them reads.
+    pub fn unread(&self, needed: &[StepIndex]) -> HashSet<StepIndex> {
+        let reads = |index: &&StepIndex| matches!(self.step(**index).op, Op::Exec(_) | Op::Copy(_) | Op::Mkdir(_));
+        let inputs: Vec<StepIndex> = needed.iter().filter(reads).flat_map(|index| self.inputs(*index)).collect();
+        let read = self.stacked(&inputs);
+        needed.iter().filter(|index| !read.contains(index)).copied().collect()
+    }
+
     /// All steps, in the order they were added.
     pub fn indices(&self) -> impl Iterator<Item = StepIndex> + use<> {
         self.steps.node_indices()

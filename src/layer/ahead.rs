@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use super::LayerError;
 use super::compress::{self, Compression, Encoding, compressed, write_pieces};
-use super::tar::write_tar;
-use super::{LayerError, commit};
+use super::tar::{TarSummary, write_tar};
 use crate::digest::DiffId;
-use crate::store::{LayerRecord, StepLock, Store, StoredLayer, Variant};
+use crate::store::{Kept, LayerRecord, StepLock, Store, StoredLayer, Variant};
 
 /// A form in which an output will want a layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,21 +40,32 @@ impl Form {
 /// # Errors
 /// As [`commit()`].
 pub fn commit_ahead(store: &Store, tree: PathBuf, forms: &[Form]) -> Result<StoredLayer, LayerError> {
+    publish(store, forms, |ahead| {
+        let summary = match ahead {
+            Some(ahead) => write_tar(&tree, None, ahead)?,
+            None => write_tar(&tree, None, &mut io::sink())?,
+        };
+        Ok((Kept::Tree(tree), summary))
+    })
+}
+
+/// Publishes what `make` makes, which writes the tar also to what it is given, if that is something.
+pub(super) fn publish(
+    store: &Store,
+    forms: &[Form],
+    make: impl FnOnce(Option<&mut Ahead>) -> Result<(Kept, TarSummary), LayerError>,
+) -> Result<StoredLayer, LayerError> {
     // a limited time makes another tar, which has to be read for itself; eStargz is cut where files begin
     let is_same = |form: &&Form| form.epoch.is_none() && form.encoding.compression != Compression::Estargz;
     let (same_tar, others): (Vec<Form>, Vec<Form>) = forms.iter().partition(is_same);
-    let layer = match same_tar.first() {
-        Some(form) => {
-            let mut ahead = Ahead::new(store.clone(), form.encoding);
-            let summary = write_tar(&tree, None, &mut ahead)?;
-            let record = LayerRecord { diff_id: summary.diff_id, tar_bytes: summary.tar_bytes, content: summary.content };
-            let layer = store.publish_layer(tree, record)?;
-            ahead.name(summary.diff_id)?;
-            layer
-        }
-        None => commit(store, tree)?,
-    };
+    let mut ahead = same_tar.first().map(|form| Ahead::new(store.clone(), form.encoding));
+    let (kept, summary) = make(ahead.as_mut())?;
+    let record = LayerRecord { diff_id: summary.diff_id, tar_bytes: summary.tar_bytes, content: summary.content };
+    let layer = store.publish_layer(kept, record)?;
     let diff_id = layer.record.diff_id;
+    if let Some(ahead) = ahead {
+        ahead.name(diff_id)?;
+    }
     for form in same_tar.into_iter().skip(1).chain(others) {
         let store = store.clone();
         thread::spawn(move || {
@@ -76,7 +87,7 @@ enum Message {
 }
 
 /// Takes the bytes of a tar and hands them to a thread that compresses them.
-struct Ahead {
+pub(super) struct Ahead {
     store: Store,
     encoding: Encoding,
     piece: Vec<u8>,

@@ -14,8 +14,8 @@ use libdeflater::{CompressionLvl, Compressor};
 
 use super::LayerError;
 use super::estargz;
+use super::packed::write_layer;
 use super::pipeline::{Sink, ordered};
-use super::tar::write_tar;
 use crate::digest::{CacheKey, DiffId, Digest, Hasher};
 use crate::image::media_type;
 use crate::store::{Store, StoreError, Variant};
@@ -166,10 +166,7 @@ pub fn compressed(
     encoding: impl Into<Encoding>,
     epoch: Option<i64>,
 ) -> Result<Variant, LayerError> {
-    made(store, diff_id, encoding.into(), epoch, |out| {
-        let layer = store.layer(diff_id)?.ok_or(LayerError::Missing { diff_id: *diff_id })?;
-        Ok(write_tar(&layer.tree, epoch, out)?.diff_id)
-    })
+    made(store, diff_id, encoding.into(), epoch, |out| Ok(write_layer(store, diff_id, epoch, out)?.diff_id))
 }
 
 /// The same from another blob of the layer: a tree that was unpacked from another builder's tar need not give that tar again.
@@ -452,7 +449,7 @@ mod tests {
     #[test]
     fn a_changed_tree_is_noticed() {
         let (_space, store, diff_id) = store(1);
-        let tree = store.layer(&diff_id).unwrap().unwrap().tree;
+        let tree = crate::layer::tree(&store, &diff_id, &[]).unwrap().unwrap();
         fs::write(tree.join("f0"), "other").unwrap();
         let result = compressed(&store, &diff_id, Compression::Gzip, None);
         assert!(matches!(result, Err(LayerError::WrongContent { .. })), "{result:?}");
@@ -483,8 +480,7 @@ mod tests {
             }
         }
         let (_space, store, diff_id) = store(1);
-        let layer = store.layer(&diff_id).unwrap().unwrap();
-        let tar = |out: &mut dyn Write| Ok(write_tar(&layer.tree, None, out)?.diff_id);
+        let tar = |out: &mut dyn Write| Ok(write_layer(&store, &diff_id, None, out)?.diff_id);
         let result = write_compressed(tar, Compression::Gzip.into(), &mut Full);
         assert!(matches!(result, Err(LayerError::Write(err)) if err.kind() == io::ErrorKind::StorageFull));
     }

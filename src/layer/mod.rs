@@ -20,7 +20,9 @@ mod commit;
 mod compress;
 mod estargz;
 pub mod header;
+mod packed;
 mod pipeline;
+mod proof;
 mod sparse;
 mod tar;
 #[cfg(test)]
@@ -29,10 +31,13 @@ mod unpack;
 mod walk;
 
 pub use ahead::{Form, commit_ahead};
-pub use commit::{commit, sound};
+pub use commit::commit;
 pub use compress::{Compression, Encoding, annotations, compressed, converted};
-pub use tar::{TarSummary, write_tar};
+pub use packed::{pack, tree, trees};
+pub use proof::{Proof, examine, sound};
+pub use tar::{Content, Contents, TarSummary, write_tar};
 pub use unpack::{LayerLimits, Unpacked, unpack, unpack_into};
+pub use walk::{Entry, What, is_reserved};
 
 /// Why a layer could not be written, read or unpacked.
 #[derive(Debug, thiserror::Error)]

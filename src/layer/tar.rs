@@ -1,8 +1,10 @@
-//! A layer tree as a tar stream.
+//! A layer tree, or what would be one, as a tar stream.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::LayerError;
 use super::header::{BLOCK, TarEntry, TarKind, padding, whole_seconds, write_header};
@@ -10,7 +12,7 @@ use super::pipeline::{Sink, ordered};
 use super::walk::{Entry, OPAQUE_NAME, WHITEOUT_PREFIX, Walk, What};
 use crate::digest::{ContentDigest, DiffId, Digest, Hasher, HashingWriter};
 use crate::snapshot::xattr::CAPABILITY;
-use crate::snapshot::{FileKind, Meta, TreePath};
+use crate::snapshot::{Dir, FileKind, Meta, TreePath};
 
 /// What writing a layer's tar tells about the layer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +25,38 @@ pub struct TarSummary {
     pub content: ContentDigest,
 }
 
+/// Where the data of a layer's regular files comes from. `H` stands for one file.
+pub trait Contents<H>: Sync {
+    /// The data of the file that has the name `path` in the layer.
+    fn open(&self, path: &TreePath, handle: &H) -> Result<Content, LayerError>;
+
+    /// Called when all of a file was read: fails if it is no longer what it was.
+    fn check(&self, path: &TreePath, handle: &H, file: &File) -> Result<(), LayerError>;
+}
+
+/// The data of one file.
+pub enum Content {
+    /// The whole of an open file, and its digest where that is known.
+    File(File, Option<Digest>),
+    /// These bytes.
+    Bytes(Vec<u8>),
+}
+
+/// Files of a tree, by the directory that holds them.
+struct OfTree;
+
+impl Contents<Arc<Dir>> for OfTree {
+    fn open(&self, path: &TreePath, dir: &Arc<Dir>) -> Result<Content, LayerError> {
+        let file = dir.open_file(path.file_name().unwrap_or_default()).map_err(|err| LayerError::tree("read", path, err))?;
+        Ok(Content::File(file, None))
+    }
+
+    fn check(&self, _: &TreePath, _: &Arc<Dir>, _: &File) -> Result<(), LayerError> {
+        // nobody writes to a finished tree
+        Ok(())
+    }
+}
+
 /// Writes the layer tree at `tree` as one uncompressed tar.
 ///
 /// In each directory entries are sorted by the bytes of their names, a directory stands before what is in it, the root has
@@ -33,19 +67,29 @@ pub struct TarSummary {
 /// # Errors
 /// `Tree` names the path that could not be read, `Changed` one that changed meanwhile; `Write` carries the writer's error.
 pub fn write_tar(tree: &Path, epoch: Option<i64>, out: &mut dyn Write) -> Result<TarSummary, LayerError> {
+    write_entries(Walk::new(tree)?, &OfTree, epoch, out)
+}
+
+/// As [`write_tar`], of entries that stand in its order.
+pub(super) fn write_entries<H: Send>(
+    entries: impl Iterator<Item = Result<(Entry, H), LayerError>> + Send,
+    contents: &impl Contents<H>,
+    epoch: Option<i64>,
+    out: &mut dyn Write,
+) -> Result<TarSummary, LayerError> {
     let mut writer = TarWriter { out: HashingWriter::new(out), content: Hasher::new(), buffer: Vec::new(), epoch, open: None };
-    let mut batches = Batches { walk: Walk::new(tree)?, failed: false };
+    let mut batches = Batches { entries, failed: false };
     let Some(first) = batches.next() else { return writer.finish() };
     match batches.next() {
         // Starting threads costs more than a small layer.
-        None => read_batch(first, &mut |piece| writer.take(piece))?,
+        None => read_batch(first, contents, &mut |piece| writer.take(piece))?,
         Some(second) => {
             let read = |batch, sink: &Sink<Piece>| {
                 let mut put = |piece| match sink.put(piece) {
                     ControlFlow::Continue(()) => Ok(()),
                     ControlFlow::Break(()) => Err(Stop::Unwanted),
                 };
-                if let Err(Stop::Failed(err)) = read_batch(batch, &mut put) {
+                if let Err(Stop::Failed(err)) = read_batch(batch, contents, &mut put) {
                     // Nobody listening any more is fine: then another error came first.
                     let _ = sink.put(Piece::Failed(err));
                 }
@@ -57,7 +101,7 @@ pub fn write_tar(tree: &Path, epoch: Option<i64>, out: &mut dyn Write) -> Result
 }
 
 /// Entries that one worker reads at a time.
-type Batch = Result<Vec<Entry>, LayerError>;
+type Batch<H> = Result<Vec<(Entry, H)>, LayerError>;
 
 /// A batch ends when it has this many entries or bytes of data.
 const BATCH_ENTRIES: usize = 64;
@@ -65,27 +109,27 @@ const BATCH_BYTES: u64 = 1 << 20;
 /// Files above this size are handed over in chunks of it.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Cuts a walk into batches.
-struct Batches {
-    walk: Walk,
+/// Cuts entries into batches.
+struct Batches<I> {
+    entries: I,
     failed: bool,
 }
 
-impl Iterator for Batches {
-    type Item = Batch;
+impl<H, I: Iterator<Item = Result<(Entry, H), LayerError>>> Iterator for Batches<I> {
+    type Item = Batch<H>;
 
-    fn next(&mut self) -> Option<Batch> {
+    fn next(&mut self) -> Option<Batch<H>> {
         if self.failed {
             return None;
         }
         let mut batch = Vec::new();
         let mut bytes = 0;
         while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
-            match self.walk.next() {
+            match self.entries.next() {
                 None => break,
-                Some(Ok(entry)) => {
+                Some(Ok((entry, handle))) => {
                     bytes += entry.data_bytes();
-                    batch.push(entry);
+                    batch.push((entry, handle));
                 }
                 Some(Err(err)) => {
                     self.failed = true;
@@ -124,24 +168,35 @@ impl From<LayerError> for Stop {
 }
 
 /// Reads the data of a batch and puts it out in order.
-fn read_batch<E: From<LayerError>>(batch: Batch, put: &mut impl FnMut(Piece) -> Result<(), E>) -> Result<(), E> {
-    for entry in batch? {
-        let What::Present { meta: Meta { kind: FileKind::File, size_bytes, .. }, dir, .. } = &entry.what else {
+fn read_batch<H, E: From<LayerError>>(
+    batch: Batch<H>,
+    contents: &impl Contents<H>,
+    put: &mut impl FnMut(Piece) -> Result<(), E>,
+) -> Result<(), E> {
+    for (entry, handle) in batch? {
+        let What::Present { meta: Meta { kind: FileKind::File, size_bytes, .. }, .. } = &entry.what else {
             put(Piece::Whole(entry, Vec::new(), None))?;
             continue;
         };
         let size_bytes = *size_bytes;
-        let name = entry.path.file_name().unwrap_or_default();
         let path = entry.path.clone();
         let failed = |err| LayerError::tree("read", &path, err);
-        let file = dir.open_file(name).map_err(failed)?;
+        let (file, known) = match contents.open(&path, &handle)? {
+            Content::File(file, known) => (file, known),
+            Content::Bytes(data) => {
+                let digest = Digest::of(&data);
+                put(Piece::Whole(entry, data, Some(digest)))?;
+                continue;
+            }
+        };
         if size_bytes <= CHUNK_BYTES as u64 {
             let mut data = Vec::with_capacity(size_bytes as usize + 1);
             (&file).take(size_bytes + 1).read_to_end(&mut data).map_err(failed)?;
             if data.len() as u64 != size_bytes {
                 return Err(LayerError::Changed { path }.into());
             }
-            let digest = Digest::of(&data);
+            contents.check(&path, &handle, &file)?;
+            let digest = known.unwrap_or_else(|| Digest::of(&data));
             put(Piece::Whole(entry, data, Some(digest)))?;
             continue;
         }
@@ -155,10 +210,13 @@ fn read_batch<E: From<LayerError>>(batch: Batch, put: &mut impl FnMut(Piece) -> 
                 return Err(LayerError::Changed { path }.into());
             }
             left -= chunk.len() as u64;
-            hasher.update(&chunk);
+            if known.is_none() {
+                hasher.update(&chunk);
+            }
             put(Piece::Chunk(chunk))?;
         }
-        put(Piece::End(hasher.finish()))?;
+        contents.check(&path, &handle, &file)?;
+        put(Piece::End(known.unwrap_or_else(|| hasher.finish())))?;
     }
     Ok(())
 }

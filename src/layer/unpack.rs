@@ -17,7 +17,7 @@ use crate::digest::{ContentDigest, DiffId, HashingReader};
 use crate::snapshot::dir::{self, WHITEOUT};
 use crate::snapshot::xattr::{CAPABILITY, Names};
 use crate::snapshot::{Dir, DirTree, FileKind, FileTree, Last, Meta, Time, TreePath, View, resolve};
-use crate::store::{LayerRecord, Store, StoredLayer};
+use crate::store::{Kept, LayerRecord, Store, StoredLayer};
 
 /// How much one layer may hold: an archive bomb is a small blob that fills the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +70,7 @@ pub fn unpack(
     }
     let content = ContentDigest(unpacked.diff_id.0);
     let record = LayerRecord { diff_id: unpacked.diff_id, tar_bytes: unpacked.tar_bytes, content };
-    Ok(store.publish_layer(tree, record)?)
+    Ok(store.publish_layer(Kept::Tree(tree), record)?)
 }
 
 /// What an unpacked tar was.

@@ -18,7 +18,7 @@ pub struct Entry {
 
 /// What an entry says of its path.
 pub enum What {
-    /// A file with its metadata. Regular files are read from their directory.
+    /// A file with its metadata.
     Present {
         /// Kind, mode, owner, times.
         meta: Meta,
@@ -26,8 +26,6 @@ pub enum What {
         xattrs: Xattrs,
         /// Target of a symbolic link; empty else.
         target: Vec<u8>,
-        /// The directory that holds it.
-        dir: Arc<Dir>,
     },
     /// Another name of a regular file or special file that came before.
     HardLink {
@@ -43,7 +41,7 @@ pub enum What {
 }
 
 /// Walks a tree: in each directory names sorted by bytes, a directory before what is in it. Without the root itself; sockets
-/// and names that a tar reader would take for whiteouts are left out.
+/// and names that a tar reader would take for whiteouts are left out. With each entry comes the directory that holds it.
 pub struct Walk {
     stack: Vec<Level>,
     /// First names of inodes with several.
@@ -68,11 +66,12 @@ impl Walk {
         Ok(Walk { stack: vec![level], firsts: HashMap::new() })
     }
 
-    fn step(&mut self) -> Result<Option<Entry>, LayerError> {
+    fn step(&mut self) -> Result<Option<(Entry, Arc<Dir>)>, LayerError> {
         loop {
             let Some(level) = self.stack.last_mut() else { return Ok(None) };
+            let dir = level.dir.clone();
             if std::mem::take(&mut level.mark_due) {
-                return Ok(Some(Entry { path: level.path.clone(), what: What::Opaque }));
+                return Ok(Some((Entry { path: level.path.clone(), what: What::Opaque }, dir)));
             }
             let Some((name, meta)) = level.left.pop() else {
                 self.stack.pop();
@@ -83,15 +82,14 @@ impl Walk {
             }
             let path = level.path.child(&name);
             if meta.kind == WHITEOUT {
-                return Ok(Some(Entry { path, what: What::Whiteout }));
+                return Ok(Some((Entry { path, what: What::Whiteout }, dir)));
             }
             if meta.links > 1 && meta.kind != FileKind::Directory {
                 if let Some(first) = self.firsts.get(&meta.inode) {
-                    return Ok(Some(Entry { path, what: What::HardLink { first: first.clone(), meta } }));
+                    return Ok(Some((Entry { path, what: What::HardLink { first: first.clone(), meta } }, dir)));
                 }
                 self.firsts.insert(meta.inode, path.clone());
             }
-            let dir = level.dir.clone();
             let failed = |err| LayerError::tree("read", &path, err);
             let target = match meta.kind {
                 FileKind::Symlink => dir.read_link(&name).map_err(failed)?,
@@ -105,15 +103,15 @@ impl Walk {
             } else {
                 dir.xattrs(&name).map_err(failed)?
             };
-            return Ok(Some(Entry { path, what: What::Present { meta, xattrs, target, dir } }));
+            return Ok(Some((Entry { path, what: What::Present { meta, xattrs, target } }, dir)));
         }
     }
 }
 
 impl Iterator for Walk {
-    type Item = Result<Entry, LayerError>;
+    type Item = Result<(Entry, Arc<Dir>), LayerError>;
 
-    fn next(&mut self) -> Option<Result<Entry, LayerError>> {
+    fn next(&mut self) -> Option<Self::Item> {
         self.step().transpose()
     }
 }

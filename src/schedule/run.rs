@@ -357,7 +357,7 @@ mod tests {
     use crate::digest::{ContentDigest, DiffId, Digest};
     use crate::event::Silent;
     use crate::graph::{ContextOp, Op, Origin};
-    use crate::store::{LayerRecord, Record, StoreError};
+    use crate::store::{Kept, LayerRecord, Record, StoreError};
 
     /// Runs nothing, and remembers what it was asked to run.
     struct Fake {
@@ -437,7 +437,7 @@ mod tests {
             let tree = temp.path.join("tree");
             std::fs::create_dir(&tree).expect("a tree");
             let content = ContentDigest(diff_id.0);
-            self.store.publish_layer(tree, LayerRecord { diff_id, tar_bytes: 1024, content }).expect("a layer");
+            self.store.publish_layer(Kept::Tree(tree), LayerRecord { diff_id, tar_bytes: 1024, content }).expect("a layer");
             Ok((Record { diff_id, created_secs: 0 }, Novelty::New))
         }
     }

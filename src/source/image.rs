@@ -164,7 +164,7 @@ pub async fn ensure_layers(
         let stored = match distinct.get(&layer.diff_id).cloned().flatten() {
             Some(stored) => stored,
             None => {
-                let below = stack.iter().map(|stored| stored.tree.clone()).collect();
+                let below = stack.iter().map(|stored| stored.record.diff_id).collect();
                 let stored = unpack_above(store.clone(), layer.clone(), below, limits).await;
                 let stored = stored.map_err(|error| of_layer(error, layer.digest, &name))?;
                 distinct.insert(layer.diff_id, Some(stored.clone()));
@@ -383,11 +383,11 @@ async fn ensure_layer(
 async fn unpack_above(
     store: Store,
     layer: BaseLayer,
-    below: Vec<PathBuf>,
+    below: Vec<DiffId>,
     limits: LayerLimits,
 ) -> Result<StoredLayer, SourceError> {
     task::blocking(move || {
-        let view = View::new(below).map_err(LayerError::from)?;
+        let view = View::new(layer::trees(&store, &below)?).map_err(LayerError::from)?;
         match layer_from_store(&store, &layer, Some(&view), limits)? {
             FromStore::Layer(stored) => Ok(stored),
             FromStore::NoBlob => Err(StoreError::Missing { digest: layer.digest }.into()),

@@ -1,4 +1,4 @@
-//! Layer trees, named by the digest of their tar.
+//! Layers, named by the digest of their tar: as trees, or as that tar until somebody needs the files ([`Kept`]).
 //!
 //! No call waits for the disk, so what was written shortly before a power cut may have names without bytes. A layer therefore
 //! carries the boot that it was written in. One of an earlier boot is read through before it is used for the first time
@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,15 +24,59 @@ pub struct LayerRecord {
     pub content: ContentDigest,
 }
 
-/// A layer tree that is there.
+/// How the files of a layer are kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// As the files of this directory.
+    Tree(PathBuf),
+    /// As this tar: nobody has had to see the files so far. When somebody has, a tree stands in its place, so that opening
+    /// the tar may fail with `NotFound`.
+    Tar(PathBuf),
+}
+
+impl Kept {
+    fn path(&self) -> &Path {
+        let (Kept::Tree(path) | Kept::Tar(path)) = self;
+        path
+    }
+
+    /// What it is called inside a layer's directory.
+    fn name(&self) -> &'static str {
+        match self {
+            Kept::Tree(_) => "tree",
+            Kept::Tar(_) => "tar",
+        }
+    }
+
+    /// The same, elsewhere.
+    fn inside(&self, place: &Path) -> Kept {
+        let path = place.join(self.name());
+        match self {
+            Kept::Tree(_) => Kept::Tree(path),
+            Kept::Tar(_) => Kept::Tar(path),
+        }
+    }
+}
+
+/// A layer that is there.
 #[derive(Clone, Debug)]
 pub struct StoredLayer {
-    /// Its directory.
-    pub tree: PathBuf,
+    /// Its files.
+    pub kept: Kept,
     /// Its record.
     pub record: LayerRecord,
     /// Whether it may be used as it is.
     pub soundness: Soundness,
+}
+
+impl StoredLayer {
+    /// The directory of its files, if it is kept so.
+    pub fn tree(&self) -> Option<&Path> {
+        match &self.kept {
+            Kept::Tree(tree) => Some(tree),
+            Kept::Tar(_) => None,
+        }
+    }
 }
 
 /// Whether a layer's files are known to hold what was written to them.
@@ -57,20 +101,20 @@ struct RecordFile {
 const PROVEN: &str = "proven";
 
 impl Store {
-    /// The layer tree of `diff_id`, if it is there. One whose record is damaged or whose tree is gone goes to the trash and
-    /// counts as absent.
+    /// The layer `diff_id`, if it is there. One whose record is damaged or whose files are gone goes to the trash and counts
+    /// as absent.
     pub fn layer(&self, diff_id: &DiffId) -> Result<Option<StoredLayer>, StoreError> {
         let place = self.layer_place(diff_id);
         let Some(text) = read_if_there(&place.join("record"))? else { return Ok(None) };
-        let tree = place.join("tree");
-        match serde_json::from_slice::<RecordFile>(&text) {
-            Ok(RecordFile { record, boot }) if record.diff_id == *diff_id && tree.is_dir() => {
+        let found = serde_json::from_slice::<RecordFile>(&text).ok().filter(|file| file.record.diff_id == *diff_id);
+        match found.zip(kept_at(&place)) {
+            Some((RecordFile { record, boot }, kept)) => {
                 if !self.note_use(&place.join("record"))? {
                     return Ok(None);
                 }
                 let sound = (boot == self.boot() && !boot.is_empty()) || place.join(PROVEN).exists();
                 let soundness = if sound { Soundness::Sound } else { Soundness::Unproven };
-                Ok(Some(StoredLayer { tree, record, soundness }))
+                Ok(Some(StoredLayer { kept, record, soundness }))
             }
             _ => {
                 self.trash(&place)?;
@@ -108,14 +152,15 @@ impl Store {
         Ok(value.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map(i64::from_le_bytes))
     }
 
-    /// Moves a finished tree into place with its record by one rename; if another process was faster, its layer is taken.
+    /// Moves a finished layer into place with its record by one rename; if another process was faster, its layer is taken. A
+    /// tree takes the place of a tar.
     ///
-    /// `tree` lies in a [`Store::temp_dir`], so that nothing is copied.
-    pub fn publish_layer(&self, tree: PathBuf, record: LayerRecord) -> Result<StoredLayer, StoreError> {
+    /// `kept` lies in a [`Store::temp_dir`], so that nothing is copied.
+    pub fn publish_layer(&self, kept: Kept, record: LayerRecord) -> Result<StoredLayer, StoreError> {
         let place = self.layer_place(&record.diff_id);
         let bundle = self.temp_dir()?;
-        let bundled = bundle.path.join("tree");
-        fs::rename(&tree, &bundled).map_err(StoreError::io("move", &tree))?;
+        let bundled = bundle.path.join(kept.name());
+        fs::rename(kept.path(), bundled).map_err(StoreError::io("move", kept.path()))?;
         let file = RecordFile { record, boot: self.boot().to_owned() };
         let text = serde_json::to_vec(&file).expect("a record is plain data");
         let record = file.record;
@@ -123,11 +168,19 @@ impl Store {
         fs::write(&record_path, text).map_err(StoreError::io("write", &record_path))?;
         loop {
             match fs::rename(&bundle.path, &place) {
-                Ok(()) => return Ok(StoredLayer { tree: place.join("tree"), record, soundness: Soundness::Sound }),
+                Ok(()) => return Ok(StoredLayer { kept: kept.inside(&place), record, soundness: Soundness::Sound }),
                 Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
                     // a damaged one is dropped by `layer`, one without a record here; then ours may move in
                     // and so it may in place of one that nobody has looked at since the machine started
                     match self.layer(&record.diff_id)? {
+                        Some(StoredLayer { kept: Kept::Tar(_), .. }) if matches!(kept, Kept::Tree(_)) => {
+                            if exchange(&bundle.path, &place).is_err() {
+                                // a file system that cannot: for a moment the layer is absent, which is no worse than pruned
+                                self.trash(&place)?;
+                            } else {
+                                return Ok(StoredLayer { kept: kept.inside(&place), record, soundness: Soundness::Sound });
+                            }
+                        }
                         Some(layer) if layer.soundness == Soundness::Sound => return Ok(layer),
                         _ => self.trash(&place)?,
                     }
@@ -150,6 +203,21 @@ impl Store {
     }
 }
 
+/// What the directory of a layer holds.
+fn kept_at(place: &Path) -> Option<Kept> {
+    let (tree, tar) = (place.join("tree"), place.join("tar"));
+    if tree.is_dir() {
+        return Some(Kept::Tree(tree));
+    }
+    tar.is_file().then_some(Kept::Tar(tar))
+}
+
+/// Two directories swap their names, at once for everybody who looks.
+fn exchange(one: &Path, other: &Path) -> rustix::io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+}
+
 fn pruned_key(diff_id: &DiffId) -> CacheKey {
     let mut hasher = Hasher::new();
     hasher.field(b"pruned 1");
@@ -162,6 +230,10 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
 
+    fn tree(layer: &StoredLayer) -> PathBuf {
+        layer.tree().expect("kept as files").to_owned()
+    }
+
     fn record() -> LayerRecord {
         let digest = Digest::of(b"tar");
         LayerRecord { diff_id: DiffId(digest), tar_bytes: 3, content: ContentDigest(digest) }
@@ -172,7 +244,7 @@ mod tests {
         let tree = temp.path.join("upper");
         fs::create_dir(&tree).expect("mkdir");
         fs::write(tree.join("file"), text).expect("write");
-        store.publish_layer(tree, record()).expect("published")
+        store.publish_layer(Kept::Tree(tree), record()).expect("published")
     }
 
     #[test]
@@ -182,8 +254,8 @@ mod tests {
         assert!(store.layer(&record().diff_id).expect("asked").is_none());
         let published = publish(&store, "one");
         let found = store.layer(&record().diff_id).expect("asked").expect("there");
-        assert_eq!((found.tree.clone(), found.record), (published.tree, record()));
-        assert_eq!(fs::read_to_string(found.tree.join("file")).expect("read"), "one");
+        assert_eq!((tree(&found), found.record.clone()), (tree(&published), record()));
+        assert_eq!(fs::read_to_string(tree(&found).join("file")).expect("read"), "one");
     }
 
     #[test]
@@ -192,7 +264,7 @@ mod tests {
         let store = Store::open(space.path()).expect("store");
         publish(&store, "one");
         let second = publish(&store, "two");
-        assert_eq!(fs::read_to_string(second.tree.join("file")).expect("read"), "one");
+        assert_eq!(fs::read_to_string(tree(&second).join("file")).expect("read"), "one");
     }
 
     #[test]
@@ -200,15 +272,35 @@ mod tests {
         let space = tempfile::tempdir().expect("space");
         let store = Store::open(space.path()).expect("store");
         for damage in ["", "{}", "missing", "no tree"] {
-            let place = publish(&store, "one").tree.parent().expect("place").to_owned();
+            let place = tree(&publish(&store, "one")).parent().expect("place").to_owned();
             match damage {
                 "missing" => fs::remove_file(place.join("record")).expect("removed"),
                 "no tree" => fs::remove_dir_all(place.join("tree")).expect("removed"),
                 text => fs::write(place.join("record"), text).expect("damaged"),
             }
             let replaced = publish(&store, "two");
-            assert_eq!(fs::read_to_string(replaced.tree.join("file")).expect("read"), "two", "{damage}");
+            assert_eq!(fs::read_to_string(tree(&replaced).join("file")).expect("read"), "two", "{damage}");
             store.trash(&place).expect("trashed");
+        }
+    }
+
+    #[test]
+    fn a_tree_takes_the_place_of_a_tar_and_no_tar_that_of_a_tree() {
+        let space = tempfile::tempdir().expect("space");
+        let store = Store::open(space.path()).expect("store");
+        let pack = || {
+            let temp = store.temp_dir().expect("temp");
+            let tar = temp.path.join("any");
+            fs::write(&tar, "tar").expect("write");
+            store.publish_layer(Kept::Tar(tar), record()).expect("published")
+        };
+        let packed = pack();
+        assert_eq!(fs::read_to_string(packed.kept.path()).expect("read"), "tar");
+        assert_eq!(store.layer(&record().diff_id).expect("asked").expect("there").kept, packed.kept);
+        publish(&store, "one");
+        assert!(!packed.kept.path().exists());
+        for layer in [pack(), store.layer(&record().diff_id).expect("asked").expect("there")] {
+            assert_eq!(fs::read_to_string(tree(&layer).join("file")).expect("read"), "one");
         }
     }
 
@@ -218,7 +310,7 @@ mod tests {
         let store = Store::open(space.path()).expect("store");
         let layer = publish(&store, "one");
         assert_eq!(layer.soundness, Soundness::Sound);
-        let path = layer.tree.with_file_name("record");
+        let path = tree(&layer).with_file_name("record");
         let text = fs::read_to_string(&path).expect("read").replace(store.boot(), "an-earlier-one");
         fs::write(&path, text).expect("write");
         let soundness = || store.layer(&record().diff_id).expect("asked").expect("there").soundness;

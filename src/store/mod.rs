@@ -7,7 +7,8 @@
 //! ```text
 //! ROOT/version               format version and flavour
 //! ROOT/blobs/sha256/HEX      manifests, configs, compressed layers
-//! ROOT/layers/HEX/tree       a layer by diff_id, overlay-ready
+//! ROOT/layers/HEX/tree       a layer by diff_id, overlay-ready; or
+//! ROOT/layers/HEX/tar        its tar, until somebody needs the files
 //! ROOT/layers/HEX/record     LayerRecord as JSON, and the boot it was written in; HEX/ appears by one rename
 //! ROOT/layers/HEX/proven     empty; the layer was found whole after the machine was started anew
 //! ROOT/names/HOST/REPO/:TAG  NameRecord as JSON; the colon keeps tags apart from deeper repositories
@@ -48,7 +49,7 @@ mod usage;
 pub use blob::BlobWriter;
 pub use db::{IndexCheck, Record, StatEntry, Variant};
 pub use format::Flavour;
-pub use layers::{LayerRecord, Soundness, StoredLayer};
+pub use layers::{Kept, LayerRecord, Soundness, StoredLayer};
 pub use lease::{Lease, Pruning};
 pub use lock::StepLock;
 pub use names::{NameCheck, NameOrigin, NameRecord};

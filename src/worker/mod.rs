@@ -29,7 +29,7 @@ use crate::source;
 use crate::source::context::Context;
 use crate::source::http::HttpFile;
 use crate::source::image::{BaseLayer, ResolvedImage};
-use crate::store::{Flavour, Record, Soundness, Store, StoredLayer};
+use crate::store::{Flavour, Kept, Record, Soundness, Store, StoredLayer};
 use crate::task;
 use crate::travel::{Answers, Imports, TravelError};
 use ahead::Ahead;
@@ -171,6 +171,8 @@ pub struct Shared {
     pub now_secs: i64,
     /// What to compress before an output asks for it.
     pub ahead: Ahead,
+    /// Steps whose files nothing in this build reads: their layers may stay tars.
+    pub unread: HashSet<StepIndex>,
     /// How many threads can do work of their own.
     pub processors: usize,
     /// Turns true when everything has to stop.
@@ -230,7 +232,7 @@ impl LocalWorker {
             let known = self.trees.lock().expect("no holder of this lock panics").get(&layer.diff_id).cloned();
             trees.push(match known {
                 Some(tree) => tree,
-                None => self.tree(layer).await?,
+                None => self.tree(layer, &trees).await?,
             });
         }
         Ok(trees)
@@ -240,7 +242,7 @@ impl LocalWorker {
     pub async fn fetch_missing(&self, stack: &Stack) -> Result<(), WorkError> {
         self.bring(&stack.layers.iter().collect::<Vec<_>>()).await?;
         for layer in stack.layers.iter().filter(|layer| layer.base.is_some()) {
-            self.tree(layer).await?;
+            self.provide(layer).await?;
         }
         Ok(())
     }
@@ -281,15 +283,28 @@ impl LocalWorker {
         Ok(())
     }
 
-    async fn tree(&self, layer: &StackLayer) -> Result<PathBuf, WorkError> {
+    /// The directory of a layer's files; `below` are those of the layers below it.
+    async fn tree(&self, layer: &StackLayer, below: &[PathBuf]) -> Result<PathBuf, WorkError> {
+        let tree = match self.provide(layer).await?.kept {
+            Kept::Tree(tree) => tree,
+            Kept::Tar(_) => {
+                let (store, diff_id, below) = (self.shared.store.clone(), layer.diff_id, below.to_vec());
+                let unpacked = task::blocking(move || layer::tree(&store, &diff_id, &below)).await?;
+                unpacked.ok_or(WorkError::LayerGone(layer.diff_id))?
+            }
+        };
+        self.trees.lock().expect("no holder of this lock panics").insert(layer.diff_id, tree.clone());
+        Ok(tree)
+    }
+
+    /// The layer; fetched if it is missing and a base image's.
+    async fn provide(&self, layer: &StackLayer) -> Result<StoredLayer, WorkError> {
         let mut stored = self.stored(layer.diff_id).await?;
         if let (None, Some((_, image))) = (&stored, &layer.base) {
             self.fetch(image).await?;
             stored = self.stored(layer.diff_id).await?;
         }
-        let tree = stored.ok_or(WorkError::LayerGone(layer.diff_id))?.tree;
-        self.trees.lock().expect("no holder of this lock panics").insert(layer.diff_id, tree.clone());
-        Ok(tree)
+        stored.ok_or(WorkError::LayerGone(layer.diff_id))
     }
 
     /// The layer, proven if that is necessary, which reads all of it.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
+use crate::layer::LayerError;
 use crate::snapshot::{FileTree, SnapshotError, Time, TreePath};
 use crate::source::digest::FileDigests;
 use crate::source::extract::ExtractError;
@@ -21,12 +22,14 @@ pub(crate) mod layout;
 mod missing;
 pub mod mode;
 pub mod owner;
+mod pack;
 mod plan;
 mod run;
 mod same;
 mod select;
 
 pub use missing::missing_sources;
+pub use pack::{can_be_packed, pack};
 pub(crate) use plan::new_directory;
 pub use plan::prepare;
 pub(crate) use run::make_layer;
@@ -207,6 +210,9 @@ pub enum CopyError {
         /// Why.
         source: std::io::Error,
     },
+    /// The layer could not be written as a tar.
+    #[error(transparent)]
+    Layer(LayerError),
     /// A source or the parent could not be read, or the layer not written.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),

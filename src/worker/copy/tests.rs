@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::graph::{Chmod, CopyOp, CopySource, InlineFile, Unpack};
+use crate::layer;
 use crate::snapshot::testing::make;
 use crate::snapshot::{DirTree, FileKind, View};
 use crate::source::digest::Hashing;
+use crate::store::Store;
 
 const CREATED: Time = Time { seconds: 77, nanoseconds: 0 };
 
@@ -53,13 +55,24 @@ impl Bench {
         self.with(|inputs, parent| prepared(op, inputs, parent).map(|_| ()).unwrap_err())
     }
 
-    /// Each name of the layer with kind, mode, owner, time; `=` and data or target; `links` if it has several names.
+    /// Each name of the layer with kind, mode, owner, time; `=` and data or target; `links` if it has several names. A tar
+    /// written without the files must be theirs.
     fn layer(&self, op: &CopyOp) -> Vec<String> {
         let made = tempfile::tempdir().unwrap();
-        self.with(|inputs, parent| {
+        let space = tempfile::tempdir().unwrap();
+        let store = Store::open(space.path()).unwrap();
+        let packed = self.with(|inputs, parent| {
             let prepared = prepared(op, inputs, parent).unwrap();
             run(&prepared, inputs, parent, made.path(), CREATED).unwrap();
+            can_be_packed(&prepared).then(|| pack(&prepared, inputs, &store, CREATED, &[]).unwrap().record)
         });
+        if let Some(packed) = packed {
+            let of_tree = |tree: &std::path::Path| layer::write_tar(tree, None, &mut std::io::sink()).unwrap();
+            let files = of_tree(made.path());
+            assert_eq!((packed.diff_id, packed.tar_bytes, packed.content), (files.diff_id, files.tar_bytes, files.content));
+            let tree = layer::tree(&store, &packed.diff_id, &[self.parent.path().to_owned()]).unwrap().unwrap();
+            assert_eq!(of_tree(&tree), files);
+        }
         let layer = DirTree::open(made.path()).unwrap();
         let mut listed = Vec::new();
         let mut todo = vec![TreePath::root()];
@@ -439,4 +452,16 @@ fn what_the_parent_has_just_so_is_left_out() {
     let same = key("dir x; file x/a.txt a; time x/a.txt 5");
     assert_eq!(same, key("dir x; file x/a.txt a; time x/a.txt 6"), "times do not count");
     assert_ne!(same, key("dir x; file x/a.txt b"));
+}
+
+#[test]
+fn a_tar_without_files_has_names_links_and_modes_in_the_order_of_a_tree() {
+    let source = "dir s; file s/b two; hard s/a s/b; hard s/a-c s/b; dir s/a.d; file s/a.d/x 1; dir s/e; file s/e/y 2; file s/e-f 3; \
+         file s/e!g 4; link s/l e; mode s/b 4711; mode s/e 2700; time s/b 5";
+    let layer = bench(source, "").layer(&op(&["/s"], "/t/"));
+    assert!(layer.len() >= 10, "{layer:?}");
+    let mut inline = op(&[], "/d/");
+    let file = InlineFile { name: "note".to_owned(), content: "text\n".to_owned() };
+    inline.sources = vec![CopySource::Inline(file)];
+    assert_eq!(bench("", "").layer(&inline), ["/d 755 0:0 77/", "/d/note 644 0:0 77 = text\n"]);
 }

@@ -1,0 +1,203 @@
+//! Layers that are kept as their tar: nobody has had to see the files yet.
+//!
+//! A layer that ends a build is most often only exported. Its tar is written straight from the sources: creating fifty
+//! thousand files costs more than all the rest of such a step. The first who wants the files gets them ([`tree`]); from then
+//! on the layer is kept as a tree.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use super::ahead::Ahead;
+use super::compress::Compression;
+use super::tar::{Contents, TarSummary, write_entries, write_tar};
+use super::unpack::{LayerLimits, Unpacked, unpack_into};
+use super::walk::Entry;
+use super::{Form, LayerError};
+use crate::digest::{CacheKey, DiffId, Hasher, HashingReader};
+use crate::snapshot::{TreePath, View};
+use crate::store::{Kept, LayerRecord, Store, StoredLayer, TempDir};
+
+/// Publishes a layer of these entries, which stand in the order of [`write_tar`], as a tar, and begins to make its blobs in
+/// `forms`, as [`commit_ahead`](super::commit_ahead) does.
+///
+/// # Errors
+/// `Write` if the tar cannot be written; those of `entries` and `contents`.
+pub fn pack<H: Send>(
+    store: &Store,
+    entries: impl Iterator<Item = Result<(Entry, H), LayerError>> + Send,
+    contents: &impl Contents<H>,
+    forms: &[Form],
+) -> Result<StoredLayer, LayerError> {
+    let temp = store.temp_dir()?;
+    let tar = temp.path.join("tar");
+    let mut file = File::create_new(&tar).map_err(LayerError::Write)?;
+    super::ahead::publish(store, forms, |ahead| {
+        let summary = match ahead {
+            Some(ahead) => write_entries(entries, contents, None, &mut Both { file: &mut file, ahead })?,
+            None => write_entries(entries, contents, None, &mut file)?,
+        };
+        Ok((Kept::Tar(tar), summary))
+    })
+}
+
+/// Writes to a file, and as much to the thread that compresses.
+struct Both<'a> {
+    file: &'a mut File,
+    ahead: &'a mut Ahead,
+}
+
+impl Write for Both<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.ahead.write_all(&bytes[..count])?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.ahead.flush()
+    }
+}
+
+/// The directory of the layer's files; `None` if the store has no such layer. One that is kept as a tar is unpacked, once and
+/// for all. `below` are the trees of the layers below it, bottom first: its root becomes what theirs is.
+///
+/// # Errors
+/// `WrongContent` for a tar that turns out to be damaged: it is dropped; `Tree` if a file cannot be created.
+pub fn tree(store: &Store, diff_id: &DiffId, below: &[PathBuf]) -> Result<Option<PathBuf>, LayerError> {
+    match store.layer(diff_id)?.map(|layer| layer.kept) {
+        None => return Ok(None),
+        Some(Kept::Tree(tree)) => return Ok(Some(tree)),
+        Some(Kept::Tar(_)) => {}
+    }
+    let _lock = store.lock_step(&lock_key(diff_id))?;
+    match open(store, diff_id)? {
+        None => Ok(None),
+        Some((Opened::Tree(tree), _)) => Ok(Some(tree)),
+        Some((Opened::Tar(mut tar), layer)) => {
+            let lower = View::new(below.to_vec())?;
+            let unpacked = unpack_above(store, &mut tar, &lower).or_else(|error| dropping(store, diff_id, error));
+            let (_temp, directory, found) = unpacked?;
+            expect(store, &layer.record, found.diff_id)?;
+            match store.publish_layer(Kept::Tree(directory), layer.record)?.kept {
+                Kept::Tree(tree) => Ok(Some(tree)),
+                Kept::Tar(tar) => unreachable!("a tree replaces {}", tar.display()),
+            }
+        }
+    }
+}
+
+/// The directories of all layers of a stack, bottom first; as [`tree`].
+///
+/// # Errors
+/// `Missing` for a layer that the store does not have.
+pub fn trees(store: &Store, stack: &[DiffId]) -> Result<Vec<PathBuf>, LayerError> {
+    let mut trees = Vec::with_capacity(stack.len());
+    for diff_id in stack {
+        trees.push(tree(store, diff_id, &trees)?.ok_or(LayerError::Missing { diff_id: *diff_id })?);
+    }
+    Ok(trees)
+}
+
+/// As [`write_tar`], of a layer however it is kept.
+///
+/// # Errors
+/// As [`write_tar`]; `Missing`, and `WrongContent` as for [`tree`].
+pub(super) fn write_layer(
+    store: &Store,
+    diff_id: &DiffId,
+    epoch: Option<i64>,
+    out: &mut dyn Write,
+) -> Result<TarSummary, LayerError> {
+    let (tar, layer) = match open(store, diff_id)?.ok_or(LayerError::Missing { diff_id: *diff_id })? {
+        (Opened::Tree(tree), _) => return write_tar(&tree, epoch, out),
+        (Opened::Tar(tar), layer) => (tar, layer),
+    };
+    if epoch.is_some() {
+        let (_temp, directory, found) = unpacked(store, tar).or_else(|error| dropping(store, diff_id, error))?;
+        expect(store, &layer.record, found.diff_id)?;
+        return write_tar(&directory, epoch, out);
+    }
+    let (found, tar_bytes) = copy(tar, out)?;
+    expect(store, &layer.record, found)?;
+    Ok(TarSummary { diff_id: found, tar_bytes, content: layer.record.content })
+}
+
+/// The files of a layer, open.
+pub(super) enum Opened {
+    Tree(PathBuf),
+    Tar(File),
+}
+
+/// Opens a layer however it is kept; `None` if it is not there.
+pub(super) fn open(store: &Store, diff_id: &DiffId) -> Result<Option<(Opened, StoredLayer)>, LayerError> {
+    loop {
+        let Some(layer) = store.layer(diff_id)? else { return Ok(None) };
+        match &layer.kept {
+            Kept::Tree(tree) => return Ok(Some((Opened::Tree(tree.clone()), layer))),
+            Kept::Tar(tar) => match File::open(tar) {
+                Ok(file) => return Ok(Some((Opened::Tar(file), layer))),
+                // unpacked or pruned since it was looked up
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(LayerError::Damaged { action: "open it", source: error }),
+            },
+        }
+    }
+}
+
+/// Bytes that are copied at a time.
+const COPY_BYTES: usize = 256 << 10;
+
+/// Copies a tar; its name and its bytes.
+pub(super) fn copy(tar: File, out: &mut dyn Write) -> Result<(DiffId, u64), LayerError> {
+    let mut reader = HashingReader::new(tar);
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => out.write_all(&buffer[..count]).map_err(LayerError::Write)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(LayerError::Damaged { action: "read it", source }),
+        }
+    }
+    let (_, digest, bytes) = reader.finish();
+    Ok((DiffId(digest), bytes))
+}
+
+/// The files of a tar in a temporary directory, as they are without layers below.
+pub(super) fn unpacked(store: &Store, mut tar: File) -> Result<(TempDir, PathBuf, Unpacked), LayerError> {
+    unpack_above(store, &mut tar, &View::new(Vec::new())?)
+}
+
+fn unpack_above(store: &Store, tar: &mut File, lower: &View) -> Result<(TempDir, PathBuf, Unpacked), LayerError> {
+    let temp = store.temp_dir()?;
+    let tree = temp.path.join("tree");
+    fs::create_dir(&tree).map_err(|err| LayerError::tree("create", &TreePath::root(), err))?;
+    let unpacked = unpack_into(&tree, tar, Compression::None, Some(lower), LayerLimits::NONE)?;
+    Ok((temp, tree, unpacked))
+}
+
+/// Drops a layer that turned out to be no tar at all.
+fn dropping<T>(store: &Store, diff_id: &DiffId, error: LayerError) -> Result<T, LayerError> {
+    if matches!(error, LayerError::Damaged { .. }) {
+        store.drop_layer(diff_id)?;
+    }
+    Err(error)
+}
+
+/// A tar that is another than its name says is dropped.
+fn expect(store: &Store, record: &LayerRecord, found: DiffId) -> Result<(), LayerError> {
+    if found == record.diff_id {
+        return Ok(());
+    }
+    store.drop_layer(&record.diff_id)?;
+    Err(LayerError::WrongContent { expected: record.diff_id, found })
+}
+
+/// What is locked while a layer is unpacked.
+fn lock_key(diff_id: &DiffId) -> CacheKey {
+    let mut hasher = Hasher::new();
+    hasher.field(b"unpack");
+    hasher.field(diff_id.0.as_bytes());
+    CacheKey(hasher.finish())
+}
