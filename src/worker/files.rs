@@ -238,7 +238,7 @@ impl LocalWorker {
             {
                 let pack = |inputs: &[CopyInput<'_>]| copy::pack(prepared, inputs, &shared.store, created, &forms);
                 let stored = with_inputs(&readable, pack)?;
-                return Ok(Record { diff_id: stored.record.diff_id, created_secs: shared.now_secs });
+                return Ok(Some(Record { diff_id: stored.record.diff_id, created_secs: shared.now_secs }));
             }
             let temp = shared.store.temp_dir()?;
             let tree = temp.path.join("tree");
