@@ -4,6 +4,7 @@ mod common;
 
 use std::process::Command;
 
+use common::user::{MAKE_USER, RANGES};
 use common::{Run, Space, run, skip_unless};
 
 /// A machine at 198.51.100.1 with a server on its loopback device, and a server outside of it.
@@ -52,8 +53,8 @@ fn space(test: &str) -> Option<Space> {
 /// Changes the machine by `setup`, then builds `ctx` to `out` with `flags`.
 fn build(space: &Space, setup: &str, flags: &[&str]) -> Run {
     let croze = env!("CARGO_BIN_EXE_croze");
-    // nothing but croze: no `pasta` that this machine may have
-    let script = format!("{MACHINE}{setup}\nPATH=/nowhere \"$0\" \"$@\"");
+    // nothing but croze, unless `setup` says more: no `pasta` that this machine may have
+    let script = format!("{MACHINE}programs=/nowhere\n{setup}\nPATH=$programs \"$0\" \"$@\"");
     let mut command = Command::new("unshare");
     command.args(["-m", "-n", "sh", "-euc", &script, croze, "build", "--progress=plain", "-o", "out"]).args(flags).arg("ctx");
     command.current_dir(space.path(".")).env("CROZE_ROOT", space.path("store"));
@@ -138,6 +139,58 @@ fn a_machine_that_cannot_is_told_and_its_own_network_serves() {
         "echo nameserver 127.0.0.53 > /etc/resolv.conf",
         "its resolver listens on the loopback device alone (/etc/resolv.conf)",
     );
+}
+
+/// A directory with a `pasta` that is this script.
+fn stand_in(space: &Space, script: &str) -> String {
+    space.write("programs/pasta", format!("#!/bin/sh\n{script}\n")).executable("programs/pasta");
+    format!("echo 0 > /proc/sys/net/ipv4/ip_forward; programs={}", space.text_path("programs"))
+}
+
+#[test]
+fn a_helper_that_fails_or_hangs_is_told() {
+    let Some(space) = space("a_helper_that_fails_or_hangs_is_told") else { return };
+    let told = |script: &str, why: &str| {
+        let (outside, inside, run) = found(&space, &stand_in(&space, script), &["--no-cache"]);
+        assert_eq!((outside.as_str(), inside.as_str()), ("outside", "inside"), "{}", run.stderr);
+        let why = format!("`wan` does not forward packets (`net.ipv4.ip_forward` is 0), and {why}");
+        assert_eq!(note(&run), Some(why.as_str()), "{}", run.stderr);
+    };
+    told("echo no namespace for you >&2; exit 1", "`pasta` failed: no namespace for you");
+    told("exit 0", "`pasta` failed: it ended at once");
+    // what it would do where `/dev/net/tun` is root's alone
+    told(&format!("echo $$ > {}; exec /bin/sleep 1000", space.text_path("pid")), "`pasta` was not ready after 3 s");
+    let pid = space.read("pid");
+    assert!(!std::path::Path::new("/proc").join(pid.trim()).exists(), "the helper is gone");
+}
+
+#[test]
+fn pasta_connects_the_commands_of_root_and_of_users() {
+    let test = "pasta_connects_the_commands_of_root_and_of_users";
+    let Some(space) = space(test) else { return };
+    if !skip_unless(test, &["pasta", "newuidmap", "setpriv"]) {
+        return;
+    }
+    let open_tun = "mount -t tmpfs none /dev/net; mknod -m 666 /dev/net/tun c 10 200";
+    let setup = format!("echo 0 > /proc/sys/net/ipv4/ip_forward; {open_tun}; programs=$PATH");
+    let (outside, inside, run) = found(&space, &setup, &[]);
+    assert_eq!((outside.as_str(), inside.as_str(), note(&run)), ("outside", "nothing", None), "{}", run.stderr);
+
+    space.write("home/.keep", "");
+    std::fs::copy(env!("CARGO_BIN_EXE_croze"), space.path("croze")).expect("copies");
+    std::fs::copy(common::busybox_tar(), space.path("busybox.tar")).expect("copies");
+    run_in(&space, "chmod a+rx . ctx croze; chmod a+r busybox.tar ctx/Dockerfile; chown -R 4242:4242 home").succeeds();
+    let script = format!("{MACHINE}{open_tun}\nsh -ec \"$0\" sh . \"{RANGES}\" '' \"$@\"");
+    let mut command = Command::new("unshare");
+    command.args(["-m", "-n", "sh", "-euc", &script, MAKE_USER]).current_dir(space.path("."));
+    let both = "/mnt/croze import busybox.tar busybox && exec /mnt/croze build --progress=plain -o home/out ctx";
+    let run = common::run(command.args(["sh", "-c", both])).succeeds();
+    assert_eq!(note(&run), None, "{}", run.stderr);
+    assert_eq!((space.read("home/out/out").trim(), space.read("home/out/in").trim()), ("outside", "nothing"), "{}", run.stderr);
+}
+
+fn run_in(space: &Space, script: &str) -> Run {
+    common::run(Command::new("sh").args(["-ec", script]).current_dir(space.path(".")))
 }
 
 #[test]

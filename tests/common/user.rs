@@ -8,7 +8,7 @@ use std::process::Command;
 use super::{Run, Space, run};
 
 /// Makes the user and becomes it: `sh -ec MAKE_USER sh SPACE RANGES COMMAND...`. The space is at `/mnt`.
-const MAKE_USER: &str = r#"
+pub const MAKE_USER: &str = r#"
 mount --bind "$1" /mnt
 cp /etc/passwd /mnt/passwd
 echo 'cooper:x:4242:4242::/mnt/home:/bin/sh' >> /mnt/passwd

@@ -28,22 +28,9 @@ pub(super) struct Pasta {
 /// How long it may take to be ready; some tens of milliseconds are usual. It waits for ever where it may not open `/dev/net/tun`.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// No port of either side appears on the other, and the machine has no address inside: by default, `pasta` would show both.
-const ARGUMENTS: [&str; 13] = [
-    "--config-net",
-    "--foreground",
-    "--quiet",
-    "--no-netns-quit",
-    "--no-map-gw",
-    "-t",
-    "none",
-    "-u",
-    "none",
-    "-T",
-    "none",
-    "-U",
-    "none",
-];
+/// No port of either side appears on the other, and the machine has no address inside: by default, `pasta` would show both. As
+/// root it would become a user who may not enter our namespace.
+const ARGUMENTS: &str = "--config-net --foreground --quiet --no-netns-quit --no-map-gw -t none -u none -T none -U none --runas 0";
 
 /// Makes a namespace and connects it.
 ///
@@ -81,7 +68,7 @@ impl Pasta {
         let keep = move || {
             let mut command = Command::new("pasta");
             // it closes what it inherits, but for its standard streams
-            command.args(ARGUMENTS).args(["--netns", "/proc/self/fd/0"]).stdin(namespace);
+            command.args(ARGUMENTS.split(' ')).args(["--netns", "/proc/self/fd/0"]).stdin(namespace);
             command.stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/");
             sys::end_with_this_thread(&mut command);
             let mut child = match command.spawn() {
