@@ -438,6 +438,7 @@ impl Build {
             wanting,
             proxy_env: self.request.proxies(),
             entitled: entitled(&self.request.allow),
+            resources: self.request.resources.clone(),
             cgroup_parent: self.request.cgroup_parent.clone(),
             shells: self.request.on_failure.map(Shells::new).map(Arc::new),
             now_secs: self.now_secs(),

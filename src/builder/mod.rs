@@ -16,6 +16,7 @@ use crate::graph::{Limits, Network};
 pub use crate::plan::{Argument, Credential, Outline};
 use crate::reference::{ImageRef, Platform};
 use crate::sandbox::{self, Rights};
+pub use crate::sandbox::{MemoryAndSwap, Resources};
 use crate::store::Store;
 pub use attest::Attestations;
 pub use disk::DISK_FULL;
@@ -99,6 +100,8 @@ pub struct BuildRequest {
     pub network: Network,
     /// `--add-host NAME:IP`.
     pub extra_hosts: Vec<(String, String)>,
+    /// `--memory`, `--cpu-*`, `--pids-limit`.
+    pub resources: Resources,
     /// `--cgroup-parent`.
     pub cgroup_parent: Option<String>,
     /// `--shm-size`.

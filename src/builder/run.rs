@@ -46,6 +46,8 @@ pub struct RunRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// `--shm-size`.
     pub shm_size_bytes: Option<u64>,
+    /// `--memory`, `--cpu-*`, `--pids-limit`.
+    pub resources: sandbox::Resources,
     /// `--ulimit`: name, soft, hard.
     pub ulimits: Vec<(String, u64, u64)>,
     /// `--platform`; the host's when not asked for.
@@ -122,6 +124,7 @@ async fn run_image(store: &Store, request: RunRequest) -> Result<RunResult, Buil
         wanting: Wanting::new(),
         proxy_env: Vec::new(),
         entitled: None,
+        resources: request.resources,
         cgroup_parent: None,
         shells: None,
         imports: Arc::default(),
@@ -215,6 +218,7 @@ mod tests {
             hostname: None,
             extra_hosts: Vec::new(),
             shm_size_bytes: None,
+            resources: sandbox::Resources::default(),
             ulimits: Vec::new(),
             platform: None,
             pull: false,

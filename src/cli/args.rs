@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+use crate::cli::resources::ResourceArgs;
 use crate::cli::values;
 
 /// Builds OCI images from Dockerfiles.
@@ -152,6 +153,9 @@ pub struct RunArgs {
     /// Resource limit
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     pub ulimits: Vec<String>,
+    /// `--memory`, `--cpu-*`, `--pids-limit`.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
     /// Platform of the image [default: the host's]
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
@@ -486,6 +490,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub policy: Vec<String>,
 
+    /// `--memory`, `--cpu-*`, `--pids-limit`.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+
     /// Flags without an effect.
     #[command(flatten)]
     pub ignored: IgnoredArgs,
@@ -512,20 +520,6 @@ pub struct IgnoredArgs {
     isolation: Option<String>,
     #[arg(long, hide = true)]
     security_opt: Vec<String>,
-    #[arg(short, long, hide = true)]
-    memory: Option<String>,
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    memory_swap: Option<String>,
-    #[arg(short, long, hide = true)]
-    cpu_shares: Option<String>,
-    #[arg(long, hide = true)]
-    cpu_period: Option<String>,
-    #[arg(long, hide = true, allow_hyphen_values = true)]
-    cpu_quota: Option<String>,
-    #[arg(long, hide = true)]
-    cpuset_cpus: Option<String>,
-    #[arg(long, hide = true)]
-    cpuset_mems: Option<String>,
     #[arg(long, hide = true)]
     print: Option<String>,
 }

@@ -29,6 +29,7 @@ mod login;
 mod metadata;
 pub mod progress;
 mod request;
+mod resources;
 mod run;
 mod signals;
 mod stderr;

@@ -88,6 +88,7 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
         allow: problems.all("--allow", &args.allow, values::entitlement),
         network: problems.one("--network", &args.network, values::network).unwrap_or(Network::Default),
         extra_hosts: problems.all("--add-host", &args.add_hosts, values::host),
+        resources: args.resources.resources(problems),
         cgroup_parent: args.cgroup_parent.clone().filter(|parent| !parent.is_empty()),
         shm_size_bytes: args.shm_size.and_then(|text| problems.one("--shm-size", &text, values::bytes)),
         ulimits: problems.all("--ulimit", &args.ulimits, values::ulimit),

@@ -69,6 +69,7 @@ fn request(args: RunArgs, environment: &Environment, signals: std::os::fd::Owned
         hostname: args.hostname,
         extra_hosts: problems.all("--add-host", &args.add_hosts, values::host),
         shm_size_bytes: args.shm_size.and_then(|text| problems.one("--shm-size", &text, values::bytes)),
+        resources: args.resources.resources(&mut problems),
         ulimits: problems.all("--ulimit", &args.ulimits, values::ulimit),
         platform: platform.unwrap_or_else(|error| {
             problems.say("bad-flag", format!("invalid value for `--platform`: {error}"));

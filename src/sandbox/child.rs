@@ -28,6 +28,7 @@ use super::emulation::Emulation;
 use super::error::Stage;
 use super::mounts::{Overlays, find_inside};
 use super::plan::{Network, Plan, Resource, Root, Security, Streams};
+use super::processes;
 use super::rights::Ids;
 use super::rootfs;
 use super::sys::{self, ExecImage};
@@ -92,6 +93,8 @@ pub(super) struct Inherited<'a> {
     pub(super) launcher: &'a OwnedFd,
     /// Which users there are.
     pub(super) ids: Ids,
+    /// How many processes the step may have.
+    pub(super) most_processes: Option<u32>,
     /// Where the builder is told of a terminal.
     pub(super) control: &'a OwnedFd,
     /// The namespace of a plan's shared network.
@@ -113,6 +116,9 @@ pub(super) fn become_command<'a>(
 ) -> Result<Infallible, Failure<'a>> {
     let program = plan.args.first().map_or("", String::as_str);
     die_with(inherited.launcher).at(Stage::JoinParent, program)?;
+    if let Some(most) = inherited.most_processes {
+        processes::limit(most);
+    }
     if plan.network == Network::Shared {
         // first of all: `/sys` is mounted for the network of the process that mounts it
         join_network(inherited.network).at(Stage::JoinNetwork, program)?;

@@ -17,13 +17,14 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::CapabilitySet;
 
 use super::LAUNCHER_NAME;
+use super::cgroup::{self, Resources};
 use super::error::SandboxError;
 use super::mounts::{Marks, clone_tree};
 use super::network::SharedNetwork;
 use super::plan::{Network, Plan, Streams};
 use super::sys::{self, Reach};
 use super::wire::{self, Ask, Report, Request};
-use super::{cgroup, launcher, rights};
+use super::{launcher, rights};
 
 /// A running launcher process. Dropping it ends the process and every step that still runs.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub struct Launcher {
     null: OwnedFd,
     isolation: Isolation,
     network: OnceLock<SharedNetwork>,
+    group: OnceLock<cgroup::Group>,
 }
 
 /// What steps of a launcher are kept apart by.
@@ -86,7 +88,15 @@ impl Launcher {
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed("start the sandbox launcher"))?;
-        Ok(Launcher { socket: ours, id: process.id(), process: Mutex::new(process), null, isolation, network: OnceLock::new() })
+        Ok(Launcher {
+            socket: ours,
+            id: process.id(),
+            process: Mutex::new(process),
+            null,
+            isolation,
+            network: OnceLock::new(),
+            group: OnceLock::new(),
+        })
     }
 
     /// Starts a step and returns at once; failures of its set-up come out of [`Running::wait`]. May be called from any thread.
@@ -162,6 +172,16 @@ impl Launcher {
         cgroup::join(parent, self.id)
     }
 
+    /// Limits what all steps to come may use together, by a control group below `parent`, or below the root; to be called once.
+    ///
+    /// Gives what cannot be had, one line each.
+    pub fn limit(&self, resources: &Resources, parent: Option<&str>) -> Vec<String> {
+        let (group, missing) = cgroup::limit(resources, parent, self.id);
+        // a second group would be removed at once, and its limits with it
+        let _ = self.group.set(group);
+        missing
+    }
+
     /// Takes the network for plans with [`Network::Shared`], and keeps the first one.
     ///
     /// # Errors
@@ -192,7 +212,9 @@ impl Drop for Launcher {
     fn drop(&mut self) {
         // Either call fails only when the launcher is gone, which is what they are for.
         let _ = shutdown(&self.socket, Shutdown::Write);
-        match self.network.get().is_some_and(SharedNetwork::is_filtered) {
+        // a control group cannot be removed before
+        let ends_late = self.group.get().is_none() && self.network.get().is_some_and(SharedNetwork::is_filtered);
+        match ends_late {
             // the end of its messages: it has ended all steps, and then it closes what it holds, which takes long
             true => drop(rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut [0_u8; 1][..], RecvFlags::empty()))),
             false => drop(self.process.get_mut().unwrap_or_else(PoisonError::into_inner).wait()),

@@ -29,7 +29,7 @@ use super::plan::{Emulator, Network, Plan};
 use super::rights::Ids;
 use super::sys::{self, Fork, Namespaces};
 use super::wire::{Ask, Incoming, Report, Request};
-use super::{LAUNCHER_NAME, leftovers, seccomp};
+use super::{LAUNCHER_NAME, leftovers, processes, seccomp};
 
 /// Whether this process was started to be a launcher. Ask it first thing in `main`.
 pub fn is_launcher() -> bool {
@@ -69,6 +69,8 @@ struct Launcher {
     emulations: Vec<Emulation>,
     /// Closed at the end.
     held: Vec<OwnedFd>,
+    /// How many processes a step may have.
+    most_processes: Option<u32>,
     /// The builder's mount namespace, for the way back.
     home: Option<OwnedFd>,
 }
@@ -135,6 +137,7 @@ impl Launcher {
             steps: Vec::new(),
             emulations: Vec::new(),
             held: Vec::new(),
+            most_processes: processes::most_processes(),
             home,
         })
     }
@@ -256,6 +259,7 @@ impl Launcher {
                 let inherited = Inherited {
                     launcher: &self.own_pidfd,
                     ids: self.ids,
+                    most_processes: self.most_processes,
                     control,
                     network,
                     stdin,

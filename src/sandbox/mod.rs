@@ -18,8 +18,6 @@
 //! Who is not root of the machine builds as root of a user namespace: [`acquire`] moves the process there before it does
 //! anything else.
 //!
-//! Not here yet: a control group for each step; the one that a user names holds the launcher with all its steps.
-//!
 //! Reading order: `rights`, `plan`, `client`, `attached`, `wire`, `launcher`, `child`, `rootfs`, `mounts`, `network`, `seccomp`, `sys`.
 
 mod attached;
@@ -33,6 +31,7 @@ mod leftovers;
 mod mounts;
 mod network;
 mod plan;
+mod processes;
 mod rights;
 mod rootfs;
 mod seccomp;
@@ -40,6 +39,7 @@ mod sys;
 mod wire;
 
 pub use attached::{attend, terminal_like_ours};
+pub use cgroup::{MemoryAndSwap, Resources};
 pub use client::{Exit, Isolation, Launcher, Process, Running, StandardStreams};
 pub use error::{SandboxError, Stage};
 pub use launcher::{is_launcher, launcher_main};
@@ -48,6 +48,7 @@ pub use network::{NetworkError, SharedNetwork};
 pub use plan::{
     DEFAULT_SHM_SIZE_BYTES, Emulator, Entitled, Mount, MountKind, Network, Plan, Resource, Root, Security, Streams, Writes,
 };
+pub use processes::most_processes;
 pub use rights::{Remedy, Rights, RightsError, acquire};
 
 /// The name under which the program is started again as a launcher.

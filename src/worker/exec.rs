@@ -1,5 +1,6 @@
 //! `RUN`: a command in a sandbox, and the layer it leaves.
 
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,7 +20,7 @@ use crate::digest::{Digest, Hasher};
 use crate::event::StepNumber;
 use crate::graph::{ExecOp, Limits, MountKind, Security};
 use crate::layer;
-use crate::sandbox::{self, Exit, Isolation, Launcher, Plan, SandboxError, Stage};
+use crate::sandbox::{self, Exit, Isolation, Launcher, Plan, Resources, SandboxError, Stage};
 use crate::schedule::Novelty;
 use crate::snapshot::builder::{Attributes, LayerBuilder};
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, owners_are_notes, resolve, upper};
@@ -87,7 +88,7 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
         }
     };
     if exit != Exit::Code(0) {
-        return Err(match failure(op, exit, output.tail, &view) {
+        return Err(match failure(op, exit, output.tail, &view, &shared.resources) {
             WorkError::Command { how, tail, .. } if ran_out_of_space(&tail, shared)? => WorkError::DiskFilled { how, tail },
             failure => failure,
         });
@@ -274,7 +275,7 @@ fn explained(error: WorkError, op: &ExecOp, view: &View) -> WorkError {
     }
 }
 
-fn failure(op: &ExecOp, exit: Exit, tail: Tail, view: &View) -> WorkError {
+fn failure(op: &ExecOp, exit: Exit, tail: Tail, view: &View, resources: &Resources) -> WorkError {
     let shell_hint = || program::shell_hint(tail.lines.back()?, &op.cwd, view);
     let (how, hint) = match exit {
         Exit::Code(127) => ("exit code 127: command not found".to_owned(), shell_hint()),
@@ -287,10 +288,27 @@ fn failure(op: &ExecOp, exit: Exit, tail: Tail, view: &View) -> WorkError {
         Exit::Signal(signal) => (format!("exit code {}: killed by signal {signal}", 128 + signal), None),
         Exit::OutOfMemory => (
             "exit code 137: killed by the kernel for lack of memory".to_owned(),
-            Some("run fewer steps at once with `--max-parallelism`".to_owned()),
+            Some(match resources.memory_bytes {
+                Some(bytes) => format!("all commands of the build may use {bytes} bytes together (`--memory`)"),
+                None => "run fewer steps at once with `--max-parallelism`".to_owned(),
+            }),
         ),
     };
+    let hint = hint.or_else(|| too_many_processes(&tail.lines, resources));
     WorkError::Command { how, tail: tail.lines.into(), hint }
+}
+
+/// What to say of a command that could not fork.
+fn too_many_processes(tail: &VecDeque<String>, resources: &Resources) -> Option<String> {
+    let said = ["can't fork", "Cannot fork", "fork: retry", "fork: Resource temporarily unavailable", "unable to fork"];
+    if !tail.iter().any(|line| said.iter().any(|words| line.contains(words))) {
+        return None;
+    }
+    match (resources.pids, sandbox::most_processes()) {
+        (Some(most), _) => Some(format!("all commands of the build may have {most} processes at once (`--pids-limit`)")),
+        (None, Some(most)) => Some(format!("a command may have {most} processes at once, threads included")),
+        (None, None) => None,
+    }
 }
 
 /// Digest of the modification times in `tree` that were not made by the run itself, which began at `started`.

@@ -161,6 +161,8 @@ pub struct Shared {
     pub wanting: Wanting,
     /// The client's proxies, for fetches.
     pub proxy_env: Vec<(String, String)>,
+    /// What all commands may use together.
+    pub resources: sandbox::Resources,
     /// The control group for commands.
     pub cgroup_parent: Option<String>,
     /// Proof that `RUN --security=insecure` is allowed.
@@ -345,18 +347,25 @@ impl LocalWorker {
         Ok(())
     }
 
-    async fn launcher(&self) -> Result<&Launcher, WorkError> {
+    /// The launcher, which the first command starts; `number` is that command's.
+    async fn launcher(&self, number: Option<StepNumber>) -> Result<&Launcher, WorkError> {
         let marks = match self.shared.family() {
             Family::Trusted => sandbox::Marks::Trusted,
             Family::User => sandbox::Marks::User,
         };
-        let parent = self.shared.cgroup_parent.clone();
+        let shared = self.shared.clone();
         let starting = move || {
             let launcher = Launcher::start(marks)?;
-            match parent.map(|parent| launcher.join_cgroup(&parent)) {
-                Some(Err(reason)) => Err(WorkError::ControlGroup(reason)),
-                _ => Ok(launcher),
+            let parent = shared.cgroup_parent.as_deref();
+            if let Some(Err(reason)) = parent.map(|parent| launcher.join_cgroup(parent)) {
+                return Err(WorkError::ControlGroup(reason));
             }
+            if shared.resources.is_limited() {
+                for line in launcher.limit(&shared.resources, parent) {
+                    attend::Output::new(&shared, number).note(line);
+                }
+            }
+            Ok(launcher)
         };
         let start = || async { task::blocking(starting).await };
         self.launcher.get_or_try_init(start).await

@@ -36,11 +36,11 @@ impl LocalWorker {
     /// Starts the launcher and, for the first command that needs it, the network. Both take a few milliseconds, side by side.
     pub(super) async fn start(&self, op: &ExecOp, number: Option<StepNumber>) -> Result<(), WorkError> {
         if op.network != graph::Network::Default {
-            self.launcher().await?;
+            self.launcher(number).await?;
             return Ok(());
         }
         let start = || async {
-            let (launcher, connected) = tokio::join!(self.launcher(), task::blocking(connect));
+            let (launcher, connected) = tokio::join!(self.launcher(number), task::blocking(connect));
             let launcher = launcher?;
             Ok::<_, WorkError>(match connected {
                 _ if launcher.isolation() == Isolation::Root => DefaultNetwork::of_machine(),

@@ -1,0 +1,72 @@
+//! Flags that limit what commands may use, with the names and values of `docker run`.
+
+use super::request::Problems;
+use super::values::{self, BadValue};
+use crate::builder::{MemoryAndSwap, Resources};
+
+/// Limits of all commands together.
+#[derive(Debug, clap::Args)]
+pub struct ResourceArgs {
+    /// Most memory that the commands use together
+    #[arg(short, long, value_name = "BYTES")]
+    memory: Option<String>,
+    /// Most memory and swap space; -1 for any
+    #[arg(long, allow_hyphen_values = true, value_name = "BYTES")]
+    memory_swap: Option<String>,
+    /// Weight among other control groups; 1024 is usual
+    #[arg(short, long, value_name = "WEIGHT")]
+    cpu_shares: Option<String>,
+    /// Period of --cpu-quota
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_period: Option<String>,
+    /// Time of processors in each period
+    #[arg(long, allow_hyphen_values = true, value_name = "MICROSECONDS")]
+    cpu_quota: Option<String>,
+    /// Processors, such as 0-3
+    #[arg(long, value_name = "LIST")]
+    cpuset_cpus: Option<String>,
+    /// Memory nodes
+    #[arg(long, value_name = "LIST")]
+    cpuset_mems: Option<String>,
+    /// Most processes and threads at once; -1 for any
+    #[arg(long, allow_hyphen_values = true, value_name = "NUMBER")]
+    pids_limit: Option<String>,
+}
+
+impl ResourceArgs {
+    /// What they ask for; 0, and -1 where it makes sense, is no limit.
+    pub fn resources(self, problems: &mut Problems) -> Resources {
+        let memory_bytes = self.memory.and_then(|text| problems.one("--memory", &text, values::bytes)).filter(|bytes| *bytes > 0);
+        let memory_and_swap = self.memory_swap.and_then(|text| match text.as_str() {
+            "-1" => Some(MemoryAndSwap::Unlimited),
+            text => problems.one("--memory-swap", text, values::bytes).filter(|bytes| *bytes > 0).map(MemoryAndSwap::Bytes),
+        });
+        if let Some(MemoryAndSwap::Bytes(both)) = memory_and_swap
+            && memory_bytes.is_none_or(|memory| both < memory)
+        {
+            problems
+                .say("bad-flag", "`--memory-swap` is memory and swap space together: it takes a `--memory` that is not larger");
+        }
+        let mut number = |flag, text: Option<String>| {
+            text.and_then(|text| problems.one(flag, &text, limit)).flatten().filter(|number| *number > 0)
+        };
+        Resources {
+            memory_bytes,
+            memory_and_swap,
+            cpu_shares: number("--cpu-shares", self.cpu_shares),
+            cpu_period_us: number("--cpu-period", self.cpu_period),
+            cpu_quota_us: number("--cpu-quota", self.cpu_quota),
+            pids: number("--pids-limit", self.pids_limit),
+            cpuset_cpus: self.cpuset_cpus.filter(|list| !list.is_empty()),
+            cpuset_mems: self.cpuset_mems.filter(|list| !list.is_empty()),
+        }
+    }
+}
+
+/// A number; `-1` is none.
+fn limit(text: &str) -> Result<Option<u64>, BadValue> {
+    match text {
+        "-1" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| BadValue::Number { value: text.to_owned(), expected: "a whole number" }),
+    }
+}
