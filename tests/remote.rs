@@ -130,6 +130,32 @@ fn what_is_pushed_is_what_others_and_we_pull() {
 }
 
 #[test]
+fn what_a_host_has_is_taken_over_and_not_sent() {
+    if !skip_unless("what_a_host_has_is_taken_over_and_not_sent", &["docker-registry"]) {
+        return;
+    }
+    let (shop, registry) = (Space::with_busybox(), Registry::start());
+    let name = |repository: &str| format!("{}/{repository}:1", registry.host);
+    shop.dockerfile("FROM busybox\nRUN echo base > /base\n");
+    shop.build(&["--push", "-t", &name("base")]).succeeds();
+
+    // an image on a base that came from the same host
+    let space = Space::new();
+    space.croze(["pull", &name("base")]).succeeds();
+    space.dockerfile(&format!("FROM {}\nCOPY Dockerfile /own\n", name("base")));
+    space.build(&["-t", &name("app"), "-t", &name("other")]).succeeds();
+    let run = space.croze(["push", &name("app"), &name("other")]).succeeds();
+    assert_eq!(run.stderr, "blobs: 2 sent, 2 taken over\nblobs: 4 taken over\n");
+    // and by a build
+    let run = space.build(&["--push", "-t", &name("built")]).succeeds();
+    assert!(run.stderr.contains("pushing manifest for"), "{}", run.stderr);
+    let fresh = Space::new();
+    for repository in ["app", "other", "built"] {
+        fresh.croze(["pull", &name(repository)]).succeeds();
+    }
+}
+
+#[test]
 fn a_push_by_digest_sets_no_tag() {
     if !skip_unless("a_push_by_digest_sets_no_tag", &["docker-registry"]) {
         return;

@@ -128,6 +128,19 @@ fn packed_manifest(store: &Store, root: &Descriptor, bytes: &[u8]) -> Result<Des
     Ok(Descriptor::of(&packed.media_type, &bytes))
 }
 
+/// Configs and layers of what `root` names, as far as its documents are in the store: no more is known of them than that.
+/// Blocks.
+pub fn blobs_of(store: &Store, root: &Descriptor) -> Vec<Digest> {
+    let document = store.read_blob(&root.digest).ok().and_then(|bytes| Document::parse(&bytes, &root.media_type).ok());
+    match document {
+        Some(Document::Index(index)) => index.manifests.iter().flat_map(|entry| blobs_of(store, entry)).collect(),
+        Some(Document::Manifest(manifest)) => {
+            std::iter::once(&manifest.config).chain(&manifest.layers).map(|blob| blob.digest).collect()
+        }
+        None => Vec::new(),
+    }
+}
+
 fn is_index(descriptor: &Descriptor, bytes: &[u8]) -> bool {
     matches!(descriptor.media_type.as_str(), media_type::INDEX | DOCKER_INDEX)
         || matches!(Document::parse(bytes, &descriptor.media_type), Ok(Document::Index(_)))
