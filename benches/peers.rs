@@ -18,14 +18,17 @@
 //! Needs docker-registry, skopeo and busybox-static; a builder that is absent or does not answer is named and left out.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "common/mod.rs"]
+mod support;
 
 use common::{Registry, Space};
+use support::{median, millis, shell};
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
@@ -166,7 +169,7 @@ fn workloads(space: &Space, base: &str) -> Vec<Workload> {
     let runs: String = (1..=20).map(|number| format!("RUN echo {number} > /n{number}\n")).collect();
     space.write("runs/Dockerfile", format!("FROM {base}\n{runs}"));
     space.write("tree/Dockerfile", format!("FROM {base}\nCOPY src /src\nRUN ls /src > /list\n"));
-    write_tree(&space.path("tree/src"));
+    support::write_tree(&space.path("tree/src"), 7500, 1);
     let workload = |name, context: &str, cache, archive: Option<&str>| Workload {
         name,
         context: space.path(context),
@@ -182,44 +185,6 @@ fn workloads(space: &Space, base: &str) -> Vec<Workload> {
         workload("tree + OCI tar, no-op", "tree", Cache::Full, Some("tree.tar")),
         workload("tree, no-op", "tree", Cache::Full, None),
     ]
-}
-
-/// 7,500 files with 80 MB of words: as compressible as source code, equal on every run.
-fn write_tree(directory: &Path) {
-    const WORDS: [&str; 16] = [
-        "barrel ",
-        "let mut ",
-        "stave",
-        "return ",
-        "hoop(",
-        ") {\n    ",
-        "croze",
-        "bilge; ",
-        "match ",
-        "chime =",
-        " head,\n",
-        "0x",
-        "1024 ",
-        "cooper",
-        "fn ",
-        "}\n\n",
-    ];
-    let mut state = 1_u64;
-    for file in 0..7500 {
-        let parent = directory.join(format!("d{:02}/d{}", file % 75, file % 7));
-        fs::create_dir_all(&parent).expect("directories");
-        let mut text = String::new();
-        while text.len() < 10_700 {
-            // Knuth's MMIX generator
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let bits = state >> 33;
-            text.push_str(WORDS[(bits & 15) as usize]);
-            if bits >> 4 & 3 == 0 {
-                text.push_str(&format!("{:x}", bits >> 6));
-            }
-        }
-        fs::write(parent.join(format!("f{file}.rs")), text).expect("writes");
-    }
 }
 
 /// Times by peer and workload; empty where a peer has no such workload.
@@ -264,16 +229,6 @@ fn report(space: &Space, peers: &[Peer], workloads: &[Workload], times: &[Vec<Ve
     }
 }
 
-fn median(times: &[Duration]) -> Duration {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
 /// The largest resident set among the command and its children, by GNU time; `None` where that is not installed.
 fn peak_megabytes(space: &Space, peer: &Peer, workload: &Workload) -> Option<f64> {
     let command = (peer.command)(workload)?;
@@ -283,16 +238,4 @@ fn peak_megabytes(space: &Space, peer: &Peer, workload: &Workload) -> Option<f64
     time.status().ok().filter(std::process::ExitStatus::success)?;
     let kibibytes: f64 = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
     Some(kibibytes / 1024.0)
-}
-
-/// Starts the program itself, so that no shell is in the times; only what needs two programs runs in one. Paths and names
-/// here hold no blanks.
-fn shell(line: &str) -> Command {
-    let (program, arguments) = match line.split_once(' ') {
-        Some((program, arguments)) if !line.contains("&&") => (program, arguments.split(' ').collect()),
-        _ => ("sh", vec!["-e", "-c", line]),
-    };
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-    command
 }

@@ -26,6 +26,11 @@ impl Space {
         Space { directory }
     }
 
+    /// The same in a directory of the caller's choice.
+    pub fn below(directory: &Path) -> Space {
+        Space { directory: tempfile::tempdir_in(directory).expect("a temporary directory") }
+    }
+
     /// A space whose store has `busybox:latest`, made of this machine's busybox.
     #[track_caller]
     pub fn with_busybox() -> Space {
