@@ -80,8 +80,13 @@ impl Drop for Registry {
 pub struct SampleImage {
     /// The layer's blob, gzip.
     pub layer: Vec<u8>,
-    diff_id: Digest,
+    /// What its config says that the layer's tar is.
+    pub diff_id: Digest,
+    /// What the manifests call the layer.
+    pub layer_type: &'static str,
 }
+
+const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 impl SampleImage {
     /// Its layer holds one file of noise, so that its blob has some size.
@@ -103,10 +108,15 @@ impl SampleImage {
         header.set_size(noise.len() as u64);
         header.set_mode(0o644);
         tar.append_data(&mut header, "noise", noise.as_slice()).expect("memory does not fail");
-        let tar = tar.into_inner().expect("memory does not fail");
+        SampleImage::of_tar(&tar.into_inner().expect("memory does not fail"))
+    }
+
+    /// With this tar for a layer.
+    pub fn of_tar(tar: &[u8]) -> SampleImage {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&tar).expect("memory does not fail");
-        SampleImage { layer: gzip.finish().expect("memory does not fail"), diff_id: Digest::of(&tar) }
+        gzip.write_all(tar).expect("memory does not fail");
+        let layer = gzip.finish().expect("memory does not fail");
+        SampleImage { layer, diff_id: Digest::of(tar), layer_type: LAYER_TYPE }
     }
 
     /// SHA-256 of the layer's blob.
@@ -123,7 +133,7 @@ impl SampleImage {
             fs::write(blobs.join(digest.hex()), bytes).expect("the directory is writable");
             format!(r#""mediaType":"{media_type}","digest":"{digest}","size":{}"#, bytes.len())
         };
-        let layer = put(&self.layer, "application/vnd.oci.image.layer.v1.tar+gzip");
+        let layer = put(&self.layer, self.layer_type);
         let manifests: Vec<String> = [("linux", "amd64"), ("linux", "s390x"), ("unknown", "unknown")]
             .iter()
             .map(|(os, architecture)| {

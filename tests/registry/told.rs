@@ -135,6 +135,140 @@ fn a_certificate_that_nobody_vouches_for() {
     space.build(&[]).fails(3, &at_from(&message, host, &[&help]));
 }
 
+/// A tar of these entries: name, type, and data or target.
+fn tar_of(entries: &[(&str, u8, &str)]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for (name, kind, content) in entries {
+        let mut header = tar::Header::new_ustar();
+        // names that the crate would refuse
+        let fields = header.as_ustar_mut().expect("made as ustar");
+        fields.name[..name.len()].copy_from_slice(name.as_bytes());
+        let is_link = matches!(kind, b'1' | b'2');
+        if is_link {
+            fields.linkname[..content.len()].copy_from_slice(content.as_bytes());
+        }
+        let data = if is_link { "" } else { content };
+        fields.typeflag = [*kind];
+        header.set_mode(0o644 + if *kind == b'5' { 0o111 } else { 0 });
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(data.len() as u64);
+        header.set_cksum();
+        tar.extend_from_slice(header.as_bytes());
+        tar.extend_from_slice(data.as_bytes());
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    }
+    tar.resize(tar.len() + 1024, 0);
+    tar
+}
+
+/// A space, and the name of `image` in a registry.
+fn published(registry: &Registry, image: &SampleImage) -> (Space, String) {
+    registry.push(image, "test/image:1");
+    (Space::new(), format!("{}/test/image:1", registry.host))
+}
+
+#[test]
+fn a_layer_that_aims_at_files_outside_of_it() {
+    let Some(registry) = Registry::start() else { return };
+    let victim = tempfile::tempdir().expect("a temporary directory");
+    let outside = victim.path().to_str().expect("text");
+    let (absolute, climbing) = (format!("{outside}/absolute"), format!("../../../../../../..{outside}/climbing"));
+    let through = format!("link{outside}/through");
+    let image = SampleImage::of_tar(&tar_of(&[
+        (&absolute, b'0', "1"),
+        (&climbing, b'0', "2"),
+        ("link", b'2', "/"),
+        (&through, b'0', "3"),
+        ("up", b'2', "../../../../../../.."),
+        ("chain", b'2', "up"),
+        (&format!("chain{outside}/chained"), b'0', "4"),
+        ("hard", b'1', &format!("chain{outside}/chained")),
+        ("magic", b'2', "/proc/self/root"),
+        ("magic/caught", b'0', "5"),
+    ]));
+    let (space, name) = published(&registry, &image);
+    space.dockerfile(&format!("FROM {name}\nCOPY Dockerfile magic/copied\n"));
+    let out = space.build_files(&[]);
+    assert_eq!(std::fs::read_dir(victim.path()).expect("readable").count(), 0, "a layer wrote outside");
+    let read = |path: &str| std::fs::read_to_string(out.join(path.trim_start_matches('/'))).expect(path);
+    let inside = ["absolute", "climbing", "through", "chained"].map(|file| read(&format!("{outside}/{file}")));
+    assert_eq!((inside, read("hard")), (["1", "2", "3", "4"].map(str::to_owned), "4".to_owned()));
+    // that link means the image's own root, and a directory there
+    assert_eq!(read("proc/self/root/caught"), "5");
+    assert!(out.join("proc/self/root/copied").is_file());
+}
+
+#[test]
+fn a_layer_that_is_damaged_inside() {
+    let Some(registry) = Registry::start() else { return };
+    let whole = SampleImage::new();
+    let cut = SampleImage { layer: whole.layer[..whole.layer.len() / 2].to_vec(), ..SampleImage::new() };
+    let (space, name) = published(&registry, &cut);
+    let says = |digest: Digest, note: &str| format!("error: cannot unpack layer {digest} of `{name}`\n |\n = note: {note}\n");
+    let broken = says(
+        cut.layer_digest(),
+        "the layer is damaged: cannot read the next entry of the tar\n = note: incomplete deflate stream",
+    );
+    space.croze(["pull", &name]).fails(3, &broken);
+
+    let other = SampleImage { diff_id: Digest::of(b"another"), ..SampleImage::new() };
+    registry.push(&other, "test/image:1");
+    let wrong = format!("the layer's content is {} instead of {}", whole.diff_id, other.diff_id);
+    space.croze(["pull", &name]).fails(3, &says(other.layer_digest(), &wrong));
+
+    let dangling = SampleImage::of_tar(&tar_of(&[("hard", b'1', "nowhere")]));
+    registry.push(&dangling, "test/image:1");
+    let nowhere = "`/hard` is a hard link to `/nowhere`, which does not exist";
+    space.croze(["pull", &name]).fails(3, &says(dangling.layer_digest(), nowhere));
+
+    let no_tar = SampleImage::of_tar(&[b'x'; 2048]);
+    registry.push(&no_tar, "test/image:1");
+    space.croze(["pull", &name]).fails(
+        3,
+        &says(
+            no_tar.layer_digest(),
+            "the layer is damaged: cannot read the next entry of the tar\n = note: a header's checksum is wrong",
+        ),
+    );
+
+    let odd = SampleImage { layer_type: "application/vnd.example.bundle", ..SampleImage::new() };
+    registry.push(&odd, "test/image:1");
+    let message = format!(
+        "error: image `{name}` cannot be used: its layer {} is a `application/vnd.example.bundle`, which is no layer that can be unpacked",
+        odd.layer_digest()
+    );
+    space.croze(["pull", &name]).fails(3, &message);
+}
+
+#[test]
+fn a_password_that_is_wrong() {
+    if !crate::fixture::can_run(&["docker-registry"]) {
+        return;
+    }
+    let (space, registry) = (Space::with_busybox(), common::Registry::start_private());
+    let host = &registry.host;
+    space
+        .croze(["login", "-u", "me", "-p", "wrong", host])
+        .fails(3, &format!("error: {host} refuses the log-in as user `me` (status 401)"));
+    assert!(!space.path(".docker").exists(), "nothing is kept");
+    // one that was right once: base64 of me:old
+    space.write(".docker/config.json", format!(r#"{{"auths":{{"{host}":{{"auth":"bWU6b2xk"}}}}}}"#));
+    let refused = |name: &str| {
+        format!(
+            "error: {host} refuses access to `{name}` (status 401, as user `me` from ~/.docker/config.json)\n |\n \
+             = help: log in as a user who may, or ask for the right to"
+        )
+    };
+    let name = format!("{host}/team/app:1");
+    space.croze(["pull", &name]).fails(3, &refused(&name));
+    space.dockerfile("FROM busybox\nLABEL a=b\n");
+    space.build(&["-t", &name]).succeeds();
+    space.croze(["push", &name]).fails(3, &refused(&name));
+    space.build(&["-t", &name, "--push"]).fails(3, &refused(&name));
+}
+
 #[test]
 fn a_layer_that_is_a_bomb() {
     let Some(registry) = Registry::start() else { return };
@@ -149,6 +283,8 @@ fn a_layer_that_is_a_bomb() {
         image.layer_digest()
     );
     space.croze(["pull", &name]).fails(3, &message);
+    space.write(".config/croze/config.toml", "[layer]\nmax_bytes = 400_000\nmax_entries = 0\n");
+    space.croze(["pull", &name]).fails(3, &message.replace("399999 bytes when it is unpacked", "0 entries"));
     space.write(".config/croze/config.toml", "[layer]\nmax_bytes = 400_000\nmax_entries = 1\n");
     space.croze(["pull", &name]).succeeds();
 }
