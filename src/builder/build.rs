@@ -150,6 +150,8 @@ impl Refused {
         if error.kind == ErrorKind::Interrupted {
             return error;
         }
+        // what an error says of a place needs no warning
+        warnings.retain(|warning| !error.diagnostics.iter().any(|error| error.place.is_some() && error.place == warning.place));
         warnings.sort_by_key(|warning| warning.place.as_ref().map(|(_, span)| span.start));
         BuildError { kind: error.kind, diagnostics: warnings.into_iter().chain(error.diagnostics).collect() }
     }
@@ -260,7 +262,11 @@ impl Build {
         variants: &[Options],
         found: &mut Vec<Diagnostic>,
     ) -> Result<(Joined, Outline), BuildError> {
-        fail_on_errors(found)?;
+        if found.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+            let more = plan::mistakes(dockerfile, &variants[0], found);
+            found.extend(more);
+            fail_on_errors(found)?;
+        }
         let bases = self.resolve_images(dockerfile, variants, found).await?;
         let mut plans = Vec::with_capacity(variants.len());
         for (number, options) in variants.iter().enumerate() {

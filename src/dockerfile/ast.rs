@@ -20,6 +20,8 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// In order of appearance; at least one when there were no errors.
     pub stages: Vec<Stage>,
+    /// Whether a stage may be missing, or its name, as its `FROM` could not be read.
+    pub has_gaps: bool,
     /// What comments of the form `# check=…` say about the instruction below them, in order, with its lines.
     pub checks: Vec<(Span, Options)>,
 }

@@ -73,10 +73,30 @@ impl Flags {
             first_use.push((name, word.span));
             match value(&word, kind) {
                 Ok(value) => flags.given.push(Given { name, value }),
-                Err(message) => diagnostics.push(Diagnostic::error("flag-value", message, source, word.span)),
+                Err(message) => {
+                    let help = match kind {
+                        FlagKind::Switch => format!("it reads `--{name}`, `--{name}=true` or `--{name}=false`"),
+                        FlagKind::One | FlagKind::Many => format!("it reads `--{name}=VALUE`, without blanks"),
+                    };
+                    diagnostics.push(Diagnostic::error("flag-value", message, source, word.span).help(help));
+                }
             }
         }
         flags
+    }
+
+    /// A warning of a word that was probably meant as a flag of `keyword`, and is none: it has one dash, or stands too late.
+    pub(super) fn overlooked(word: &Spanned<String>, keyword: Keyword, source: &Source) -> Option<Diagnostic> {
+        let name = word.value.strip_prefix('-')?;
+        let (dashes, name) = name.strip_prefix('-').map_or((1, name), |name| (2, name));
+        let name = name.split('=').next().unwrap_or_default();
+        let (name, _) = known(keyword).iter().find(|(known, _)| *known == name)?;
+        let message = format!("`{}` is no flag here, but an argument like others", word.value);
+        let warning = Diagnostic::warning("overlooked-flag", message, source, word.span);
+        Some(warning.help(match dashes {
+            1 => format!("flags have two dashes: `--{name}`"),
+            _ => format!("flags stand directly behind `{keyword}`"),
+        }))
     }
 
     /// A flag's value as given.

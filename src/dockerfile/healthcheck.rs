@@ -47,6 +47,10 @@ pub(super) fn parse(name: Span, flags: Vec<FlagWord>, args: Text<'_>, cx: &mut C
 }
 
 fn check(name: Span, mut flags: Flags, args: Text<'_>, cx: &mut Context<'_>) -> Option<Healthcheck> {
+    let first = args.slice(0, args.as_str().find(char::is_whitespace).unwrap_or(args.as_str().len())).spanned();
+    if let Some(warning) = Flags::overlooked(&first, Keyword::Healthcheck, cx.source) {
+        cx.report(warning);
+    }
     let command = command(args, cx)?;
     let is_empty = match &command {
         Command::Shell(text) => text.is_empty(),
@@ -95,7 +99,8 @@ fn retries(flags: &mut Flags, cx: &mut Context<'_>) -> u32 {
         }
         Ok(retries) => retries.unsigned_abs(),
         Err(_) => {
-            cx.error("retries", format!("invalid number `{}` for `--retries`", value.value), value.span);
+            let message = format!("invalid number `{}` for `--retries`", value.value);
+            cx.report(Diagnostic::error("retries", message, cx.source, value.span).help("it is a whole number, such as 3"));
             0
         }
     }

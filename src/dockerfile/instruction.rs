@@ -99,15 +99,18 @@ fn exactly_one(keyword: Keyword, name: Span, args: Text<'_>, cx: &mut Context<'_
     Some(args.spanned())
 }
 
-/// A JSON array, or what `otherwise` makes of the text. `None` for arrays of anything but strings.
-fn list(args: Text<'_>, cx: &mut Context<'_>, otherwise: fn(Text<'_>) -> Vec<Spanned<String>>) -> Option<Vec<Spanned<String>>> {
+/// A JSON array, or the words of the text. `None` for arrays of anything but strings.
+fn list(args: Text<'_>, cx: &mut Context<'_>) -> Option<Vec<Spanned<String>>> {
     match json::array(args) {
         JsonForm::Array(strings) => Some(strings),
         JsonForm::NotStrings(span) => {
             not_strings(span, cx);
             None
         }
-        JsonForm::No => Some(otherwise(args)),
+        JsonForm::No => {
+            warn_almost_json(args, "so its words are taken as they are", cx);
+            Some(words_of(args))
+        }
     }
 }
 
@@ -129,19 +132,19 @@ pub(super) fn command(args: Text<'_>, cx: &mut Context<'_>) -> Option<Command> {
             None
         }
         JsonForm::No => {
-            warn_almost_json(args, cx);
+            warn_almost_json(args, "so a shell runs it as text", cx);
             Some(Command::Shell(args.as_str().to_owned()))
         }
     }
 }
 
 /// Warns of text that was probably meant as a JSON array. A shell's `[ "$x" ]` has a blank behind its bracket.
-fn warn_almost_json(args: Text<'_>, cx: &mut Context<'_>) {
+fn warn_almost_json(args: Text<'_>, consequence: &str, cx: &mut Context<'_>) {
     let text = args.as_str();
     let Some(quote) = ["['", "[\""].iter().find(|start| text.starts_with(**start)) else { return };
     let warning = Diagnostic::warning(
         "almost-json",
-        "looks like a JSON array but is not valid JSON, so a shell runs it as text",
+        format!("looks like a JSON array but is not valid JSON, {consequence}"),
         cx.source,
         args.span(),
     );
@@ -191,6 +194,7 @@ fn run(name: Span, flags: &mut Flags, args: Text<'_>, heredocs: Vec<Heredoc>, cx
 
 /// A value that is none of `choices`.
 fn choice(code: &'static str, message: String, value: &str, choices: &[&str], span: Span, cx: &mut Context<'_>) {
+    let message = if value.is_empty() { format!("`--{code}` has no value") } else { message };
     let names: Vec<String> = choices.iter().map(|choice| format!("`{choice}`")).collect();
     let help = match nearest(value, choices.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
@@ -207,13 +211,14 @@ fn transfer(
     heredocs: Vec<Heredoc>,
     cx: &mut Context<'_>,
 ) -> Option<Transfer> {
-    let mut paths = list(args, cx, words_of)?;
+    let mut paths = list(args, cx)?;
     let destination = paths.pop();
     let (Some(destination), false) = (destination, paths.is_empty()) else {
         let message = format!(
             "`{keyword}` requires at least two arguments, but only one was provided; destination could not be determined"
         );
-        let message = if args.is_empty() { format!("`{keyword}` requires at least two arguments") } else { message };
+        let has_none = args.is_empty() || args.as_str().trim_matches(['[', ']', ' ']).is_empty();
+        let message = if has_none { format!("`{keyword}` requires at least two arguments") } else { message };
         cx.error("missing-argument", message, if args.is_empty() { name } else { name.join(args.span()) });
         return None;
     };
@@ -226,6 +231,11 @@ fn transfer(
         );
         cx.report(diagnostic.help(format!("{keyword} {} /path/in/image", destination.value)));
         return None;
+    }
+    for path in &paths {
+        if let Some(warning) = Flags::overlooked(path, keyword, cx.source) {
+            cx.report(warning);
+        }
     }
     let sources = paths.into_iter().map(|path| transfer_source(path, &heredocs)).collect();
     Some(Transfer {
@@ -339,7 +349,11 @@ fn pairs(keyword: Keyword, name: Span, args: Text<'_>, cx: &mut Context<'_>) -> 
             None => {
                 let message = format!("can't find = in `{}`, must be of the form: name=value", word.text);
                 let diagnostic = Diagnostic::error("missing-equals", message, cx.source, word.written.span());
-                cx.report(diagnostic.help("a value with blanks needs quotes around it"));
+                let help = match args.as_str().contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']) {
+                    true => "typographic quotes are letters like others: write `\"` or `'`",
+                    false => "a value with blanks needs quotes around it",
+                };
+                cx.report(diagnostic.help(help));
                 complete = false;
             }
         }
@@ -377,8 +391,11 @@ fn shell(name: Span, args: Text<'_>, cx: &mut Context<'_>) -> Option<Vec<String>
         JsonForm::No if !args.is_empty() => {
             let message = "`SHELL` requires the arguments to be in JSON form";
             let words: Vec<String> = blank_separated(args).into_iter().map(|word| format!("{:?}", word.as_str())).collect();
-            let diagnostic = Diagnostic::error("shell-not-json", message, cx.source, args.span());
-            cx.report(diagnostic.help(format!("SHELL [{}]", words.join(", "))));
+            let help = match args.as_str().starts_with('[') {
+                true => "JSON strings need double quotes, and commas between them".to_owned(),
+                false => format!("SHELL [{}]", words.join(", ")),
+            };
+            cx.report(Diagnostic::error("shell-not-json", message, cx.source, args.span()).help(help));
             None
         }
         JsonForm::Array(_) | JsonForm::No => {
@@ -389,7 +406,7 @@ fn shell(name: Span, args: Text<'_>, cx: &mut Context<'_>) -> Option<Vec<String>
 }
 
 fn volume(name: Span, args: Text<'_>, cx: &mut Context<'_>) -> Option<Vec<Spanned<String>>> {
-    let mut volumes = list(args, cx, words_of)?;
+    let mut volumes = list(args, cx)?;
     if volumes.is_empty() {
         at_least_one(Keyword::Volume, name, cx);
         return None;

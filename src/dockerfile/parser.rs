@@ -22,6 +22,7 @@ pub fn parse(source: &Source) -> (Dockerfile, Vec<Diagnostic>) {
     let top = directives::read(source, &mut diagnostics);
     check_line_lengths(source, &mut diagnostics);
     let mut parser = Parser::new(source, top.end, top.directives.escape);
+    parser.has_gaps = has_error(&diagnostics);
     parser.diagnostics = diagnostics;
     while let Some(logical) = parser.reader.next_logical() {
         parser.logical(logical);
@@ -34,6 +35,7 @@ pub fn parse(source: &Source) -> (Dockerfile, Vec<Diagnostic>) {
         directives: top.directives,
         global_args: parser.global_args,
         stages: parser.stages,
+        has_gaps: parser.has_gaps,
         checks: parser.checks,
     };
     (dockerfile, diagnostics)
@@ -79,6 +81,8 @@ struct Parser<'a> {
     keywords: Vec<Spanned<String>>,
     instructions: usize,
     blamed_missing_stage: bool,
+    /// A stage may be missing, or its name.
+    has_gaps: bool,
     /// Behind an unterminated heredoc nobody knows which lines are instructions.
     lost: bool,
 }
@@ -102,6 +106,7 @@ impl<'a> Parser<'a> {
             keywords: Vec::new(),
             instructions: 0,
             blamed_missing_stage: false,
+            has_gaps: false,
             lost: false,
         }
     }
@@ -115,7 +120,12 @@ impl<'a> Parser<'a> {
         if in_stage && keyword.is_some() {
             self.keywords.push(name.clone());
         }
-        match self.instruction(logical) {
+        let before = self.diagnostics.len();
+        let read = self.instruction(logical);
+        if has_error(&self.diagnostics[before..]) {
+            self.has_gaps |= self.lost || keyword.map_or(may_mean_from(&name.value), |keyword| keyword == Keyword::From);
+        }
+        match read {
             Some(Read::From(from)) => self.stages.push(Stage { from, instructions: Vec::new() }),
             Some(Read::Instruction(instruction)) => match self.stages.last_mut() {
                 Some(stage) => stage.instructions.push(instruction),
@@ -201,7 +211,14 @@ impl<'a> Parser<'a> {
         } else {
             Diagnostic::error("unknown-instruction", format!("unknown instruction `{name}`"), self.source, span)
         };
-        if let Some(near) = Keyword::nearest(name) {
+        let odd = name
+            .chars()
+            .find(|c| !c.is_ascii() && (c.is_whitespace() || ('\u{200b}'..='\u{200f}').contains(c) || *c == '\u{feff}'));
+        if let Some(odd) = odd {
+            let point = u32::from(odd);
+            diagnostic =
+                diagnostic.note(format!("it holds U+{point:04X}, which looks like a blank, or like nothing, and is none"));
+        } else if let Some(near) = Keyword::nearest(name) {
             diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
         }
         self.diagnostics.push(diagnostic);
@@ -256,7 +273,7 @@ impl<'a> Parser<'a> {
     /// What only the whole file shows.
     fn check_whole(&mut self) {
         let end = Span::new(0, 0);
-        let has_errors = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        let has_errors = has_error(&self.diagnostics);
         if self.source.text().is_empty() {
             self.diagnostics.push(Diagnostic::error("empty-file", "the Dockerfile cannot be empty", self.source, end));
         } else if self.instructions == 0 {
@@ -271,6 +288,16 @@ impl<'a> Parser<'a> {
             stage::check_casing(&self.keywords, &mut cx);
         }
     }
+}
+
+/// Whether an unknown name is near enough to `FROM` that stages may be missing: it has three of its letters.
+fn may_mean_from(name: &str) -> bool {
+    let upper = name.to_uppercase();
+    name.len() < 8 && "FROM".chars().filter(|letter| upper.contains(*letter)).count() >= 3
+}
+
+fn has_error(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
 }
 
 fn check_line_lengths(source: &Source, diagnostics: &mut Vec<Diagnostic>) {

@@ -17,7 +17,7 @@ use crate::reference::{ImageRef, Platform};
 ///
 /// # Errors
 /// Text that is no option.
-pub(crate) fn check_options(dockerfile: &Dockerfile, options: &Options) -> Result<check::Options, Box<Diagnostic>> {
+pub fn check_options(dockerfile: &Dockerfile, options: &Options) -> Result<check::Options, Box<Diagnostic>> {
     const ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
     match (options.build_arg(ARGUMENT), &dockerfile.directives.check) {
         (Some(text), _) => check::Options::from_text(text).map_err(|bad| {

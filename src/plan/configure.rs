@@ -215,7 +215,10 @@ impl StageLowering<'_, '_> {
                         self.warn_of_odd_ports(text, &parsed, source, word.span);
                         exposed.extend(parsed.ports);
                     }
-                    Err(message) => self.error("bad-port", message, source, word.span),
+                    Err(message) => {
+                        let error = Diagnostic::error("bad-port", message, source, word.span).help(expose::FORM);
+                        self.lowering.diagnostics.push(error);
+                    }
                 }
             }
         }
@@ -241,7 +244,11 @@ impl StageLowering<'_, '_> {
     fn stopsignal(&mut self, word: &Word, source: &Source) {
         let Some(name) = self.expand(word, source) else { return };
         if !signal::is_signal(&name) {
-            self.error("bad-signal", format!("invalid signal `{name}`"), source, word.span);
+            let error = Diagnostic::error("bad-signal", format!("invalid signal `{name}`"), source, word.span);
+            self.lowering.diagnostics.push(match signal::nearest_signal(&name) {
+                Some(near) => error.help(format!("did you mean `{near}`?")),
+                None => error.help("it is one signal, by its name, such as `SIGTERM`, or by its number"),
+            });
             return;
         }
         self.record(format!("STOPSIGNAL {name}"), None);

@@ -2,6 +2,10 @@
 
 use std::net::IpAddr;
 
+/// What a word looks like that is understood.
+pub(super) const FORM: &str =
+    "ports are numbers up to 65535 or ranges such as `8000-8010`, with `/tcp`, `/udp` or `/sctp`, separated by blanks";
+
 /// What one word of `EXPOSE` names.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Ports {

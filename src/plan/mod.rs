@@ -42,7 +42,7 @@ mod text;
 mod transfer;
 mod words;
 
-pub(crate) use checks::check_options;
+pub use checks::check_options;
 pub use epoch::{Epoch, EpochSource, epoch};
 pub use join::{Joined, JoinedImage, join};
 pub use outline::{Argument, Credential, Outline};
@@ -251,6 +251,25 @@ pub fn wanted_images(dockerfile: &Dockerfile, options: &Options, bases: &Bases) 
     }
 }
 
+/// What is wrong with a Dockerfile beside the errors in `known`, which were found when it was read, as far as that shows without its
+/// images; so that all problems of a file are told at once. Nothing is guessed: no word with variables is judged, no instruction that
+/// has an error already, and no file that may lack a stage.
+pub fn mistakes(dockerfile: &Dockerfile, options: &Options, known: &[Diagnostic]) -> Vec<Diagnostic> {
+    if dockerfile.has_gaps {
+        return Vec::new();
+    }
+    let lines = |diagnostic: &Diagnostic| dockerfile.lines_at(diagnostic.place.as_ref()?.1);
+    let blamed: Vec<Span> = known.iter().filter(|known| known.severity == Severity::Error).filter_map(lines).collect();
+    let mut found = lower(dockerfile, options, &Bases::new()).1;
+    found.retain(|diagnostic| {
+        let is_known = lines(diagnostic).is_some_and(|lines| blamed.contains(&lines));
+        let written = diagnostic.place.as_ref().and_then(|(source, span)| source.text().get(span.range()));
+        let is_constant = written.is_none_or(|text| !text.contains('$'));
+        diagnostic.severity == Severity::Error && diagnostic.code != UNRESOLVED && is_constant && !is_known
+    });
+    found
+}
+
 /// Lowers what the target needs. Without errors among the diagnostics there is a result.
 ///
 /// `bases` must hold all that [`wanted_images`] asks for; one that is missing is an error at its place.
@@ -270,7 +289,8 @@ pub fn lower(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> (Opti
     (result, diagnostics)
 }
 
-const UNRESOLVED: &str = "unresolved-image";
+/// The code of what [`lower`] says of an image that was not resolved.
+pub const UNRESOLVED: &str = "unresolved-image";
 
 fn has_errors(diagnostics: &[Diagnostic]) -> bool {
     diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)

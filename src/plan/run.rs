@@ -201,8 +201,12 @@ impl StageLowering<'_, '_> {
         let written = spec.target.as_deref().unwrap_or_default();
         let target = path::join(&self.state.directory(), written);
         if target == "/" {
-            let diagnostic = Diagnostic::error("bad-mount-target", "invalid mount target `/`", &command.source, span)
-                .help("name a directory: `target=/path`");
+            let message = match spec.target {
+                Some(_) => "invalid mount target `/`".to_owned(),
+                None => format!("a `{}` mount without a `target`", spec.kind.name()),
+            };
+            let diagnostic =
+                Diagnostic::error("bad-mount-target", message, &command.source, span).help("name a directory: `target=/path`");
             self.lowering.diagnostics.push(diagnostic);
             return None;
         }

@@ -1,5 +1,7 @@
 //! Names of signals, as `STOPSIGNAL` takes them.
 
+use crate::diagnostic::nearest;
+
 /// Whether `text` is a signal: a number other than 0, or a name of Linux in any case, with or without `SIG`.
 pub(super) fn is_signal(text: &str) -> bool {
     if let Ok(number) = text.parse::<i64>() {
@@ -8,6 +10,13 @@ pub(super) fn is_signal(text: &str) -> bool {
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     NAMES.contains(&name) || is_realtime(name)
+}
+
+/// What `text` was probably meant to be.
+pub(super) fn nearest_signal(text: &str) -> Option<String> {
+    let upper = text.to_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    nearest(name, NAMES).map(|name| format!("SIG{name}"))
 }
 
 const NAMES: [&str; 35] = [

@@ -222,6 +222,9 @@ impl<'a> Stages<'a> {
             }
             Err(error) => {
                 let mut diagnostic = Diagnostic::error("bad-image-name", error.to_string(), place.0, place.1);
+                if let Some((_, rest)) = written.split_once("://") {
+                    diagnostic = diagnostic.help(format!("image names have no scheme: `{rest}`"));
+                }
                 if let Some(stage) = self.by_name.get(&written.to_lowercase()) {
                     let name = self.stage_name(*stage);
                     diagnostic = diagnostic.help(format!("stage names are lower case: write `{name}` for the stage above"));
@@ -315,10 +318,10 @@ impl<'a> Stages<'a> {
             Ok(index) if index < count => Some(index),
             _ => {
                 let message = format!("invalid stage index {number}");
-                diagnostics.push(
-                    Diagnostic::error("bad-stage-index", message, source, from.span)
-                        .note(format!("there are {count} stages, counted from 0")),
-                );
+                diagnostics.push(Diagnostic::error("bad-stage-index", message, source, from.span).note(match count {
+                    1 => "there is one stage, number 0".to_owned(),
+                    count => format!("there are {count} stages, counted from 0"),
+                }));
                 None
             }
         }

@@ -4,7 +4,7 @@ use super::lowering::{MAIN_CONTEXT, StageLowering};
 use super::remote::{self, GitReference, SourceKind};
 use super::stages::Command;
 use super::{checks, chmod, path, words};
-use crate::diagnostic::{Diagnostic, Source, Span};
+use crate::diagnostic::{Diagnostic, Source, Span, nearest};
 use crate::digest::Digest;
 use crate::dockerfile::{Heredoc, Transfer, TransferSource};
 use crate::graph::{Chmod, CopyOp, CopySource, HttpOp, InlineFile, Op, Origin, StepIndex, Unpack};
@@ -199,6 +199,13 @@ impl StageLowering<'_, '_> {
                     }
                     let input = tree_input.expect("a path brought its tree");
                     self.lowering.use_path(inputs[input - 1], &path::clean(&pattern));
+                    if let Some((scheme, _)) = text.split_once("://") {
+                        let message = format!("`{scheme}://` is nothing that is fetched, so this is a path");
+                        let warning = Diagnostic::warning("unknown-scheme", message, &command.source, span);
+                        let known = nearest(scheme, ["http", "https", "git", "ssh"]);
+                        let help = known.map(|known| format!("did you mean `{known}://`?"));
+                        self.lowering.diagnostics.push(words::with_help(warning, help));
+                    }
                     if expanded.transfer.from.is_none() {
                         let patterns = self.lowering.options.ignore.as_deref();
                         let instruction = if expanded.keyword == Keyword::Add { "Add" } else { "Copy" };

@@ -247,7 +247,10 @@ impl<'a> Lexer<'a> {
     }
 
     fn unsupported<T>(&self, modifier_at: usize) -> Result<T, ExpandError> {
-        self.error(format!("unsupported modifier ({}) in substitution", &self.text[modifier_at..self.at]), modifier_at)
+        self.error(
+            format!("unsupported modifier ({}) in substitution", self.text[modifier_at..self.at].escape_debug()),
+            modifier_at,
+        )
     }
 
     /// `${x-word}`, `${x+word}`, `${x?message}` and their forms with a colon.

@@ -234,8 +234,16 @@ impl Reader<'_> {
                 self.spec.required = true;
             }
             _ => {
+                if field.text.is_empty() {
+                    let error = self.error("mount-field", "an empty field in the options of a mount", field);
+                    return Err(error.help("leave out the comma, or the blank behind it: a blank ends the flag"));
+                }
                 let message = format!("invalid field `{}` must be a key=value pair", field.text);
-                return Err(self.error("mount-field", message, field));
+                let error = self.error("mount-field", message, field);
+                return Err(match nearest(key, KEYS) {
+                    Some(near) => error.help(format!("{near}=VALUE")),
+                    None => error,
+                });
             }
         }
         Ok(())
@@ -276,7 +284,18 @@ impl Reader<'_> {
             return Ok(());
         }
         let message = format!("unexpected key `{key}` for mount type `{}`", self.spec.kind.name());
-        Err(self.error("mount-key", message, field).note("`type=` must stand before the keys that depend on it"))
+        let error = self.error("mount-key", message, field);
+        let is_ahead = self.raw.value.get(..field.start).is_some_and(|before| !before.to_lowercase().contains("type="));
+        Err(if is_ahead {
+            error.note("`type=` must stand before the keys that depend on it")
+        } else {
+            let fitting = TYPES.iter().filter(|(_, kind)| match key {
+                "size" => *kind == MountType::Tmpfs,
+                _ => kind.may_be_required(),
+            });
+            let names: Vec<String> = fitting.map(|(name, _)| format!("`{name}`")).collect();
+            error.note(format!("`{key}` goes with {}", names.join(" and ")))
+        })
     }
 
     fn refuse_variable(&self, field: &Field) -> Result<(), Diagnostic> {
@@ -295,7 +314,8 @@ impl Reader<'_> {
         if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == lower) {
             return Ok(*choice);
         }
-        let diagnostic = self.error("mount-value", format!("{problem} `{value}`"), field);
+        let message = if value.is_empty() { format!("`{}` has no value", field.key()) } else { format!("{problem} `{value}`") };
+        let diagnostic = self.error("mount-value", message, field);
         Err(match nearest(value, choices.iter().map(|(name, _)| *name)) {
             Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
             None => {
@@ -311,11 +331,16 @@ impl Reader<'_> {
 
     fn number(&self, key: &str, value: &str, radix: u32, field: &Field) -> Result<u32, Diagnostic> {
         let digits_only = value.chars().all(|c| c.is_digit(radix));
-        u32::from_str_radix(value, radix).ok().filter(|_| digits_only).ok_or_else(|| self.invalid(key, value, field))
+        u32::from_str_radix(value, radix).ok().filter(|_| digits_only).ok_or_else(|| {
+            let help = if radix == 8 { "a mode is octal, such as 0755" } else { "it is a number: names are not looked up" };
+            self.invalid(key, value, field).help(help)
+        })
     }
 
     fn invalid(&self, key: &str, value: &str, field: &Field) -> Diagnostic {
-        self.error("mount-value", format!("invalid value `{value}` for `{key}`"), field)
+        let message =
+            if value.is_empty() { format!("`{key}` has no value") } else { format!("invalid value `{value}` for `{key}`") };
+        self.error("mount-value", message, field)
     }
 
     fn unexpected_key(&self, key: &str, field: &Field) -> Diagnostic {
