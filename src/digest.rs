@@ -186,6 +186,24 @@ impl Write for Hasher {
     }
 }
 
+/// The keyed digest of `message` (RFC 2104 with SHA-256): who does not have the key can neither make nor guess it.
+pub fn hmac(key: &[u8], message: &[u8]) -> Digest {
+    const BLOCK: usize = 64;
+    let mut padded = [0; BLOCK];
+    if key.len() > BLOCK {
+        padded[..32].copy_from_slice(Digest::of(key).as_bytes());
+    } else {
+        padded[..key.len()].copy_from_slice(key);
+    }
+    let keyed = |pad: u8, message: &[u8]| {
+        let mut hasher = Hasher::new();
+        hasher.update(&padded.map(|byte| byte ^ pad));
+        hasher.update(message);
+        hasher.finish()
+    };
+    keyed(0x5c, keyed(0x36, message).as_bytes())
+}
+
 /// Hashes and counts what is written through it.
 pub struct HashingWriter<W> {
     inner: W,
@@ -249,6 +267,14 @@ impl<R: Read> Read for HashingReader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keyed_digests_are_those_of_rfc_4231() {
+        let found = hmac(&[0x0b; 20], b"Hi There").hex();
+        assert_eq!(found, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+        let found = hmac(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First").hex();
+        assert_eq!(found, "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+    }
 
     #[test]
     fn digest_round_trips_through_text() {

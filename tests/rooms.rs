@@ -125,7 +125,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("flate2", &["layer"]),
     ("http_body_util", &["registry"]),
     // words of HTTP (status, header names) travel to who asks for files
-    ("hyper", &["registry", "source"]),
+    ("hyper", &["registry", "source", "travel"]),
     ("hyper_rustls", &["registry"]),
     ("hyper_util", &["registry"]),
     // a calendar: text of times for configs, progress and listings

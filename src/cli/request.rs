@@ -45,8 +45,9 @@ pub fn read(args: BuildArgs, environment: &Environment, now: SystemTime) -> Resu
     let mut problems = Problems::default();
     refuse_unavailable(&args, &mut problems);
     let mut notes = notes(&args);
-    let cache_from = wished(problems.all("--cache-from", &args.cache_from, values::cache_source), &mut notes);
-    let cache_to = wished(problems.all("--cache-to", &args.cache_to, values::cache_target), &mut notes);
+    let cache_from =
+        wished(problems.all("--cache-from", &args.cache_from, |text| values::cache_source(text, environment)), &mut notes);
+    let cache_to = wished(problems.all("--cache-to", &args.cache_to, |text| values::cache_target(text, environment)), &mut notes);
     let order = Order {
         method: method(&args, &mut problems),
         progress: progress(&args, environment, &mut problems),

@@ -167,13 +167,13 @@ pub fn secret(text: &str, environment: &Environment) -> Result<Option<Secret>, B
 }
 
 /// `--cache-from`.
-pub fn cache_source(text: &str) -> Result<Asked<CacheSource>, BadValue> {
-    Ok(CacheSource::read(&csv_fields(text))?)
+pub fn cache_source(text: &str, environment: &Environment) -> Result<Asked<CacheSource>, BadValue> {
+    Ok(CacheSource::read(&csv_fields(text), &|name| environment.get(name).map(str::to_owned))?)
 }
 
 /// `--cache-to`.
-pub fn cache_target(text: &str) -> Result<Asked<CacheTarget>, BadValue> {
-    Ok(CacheTarget::read(&csv_fields(text))?)
+pub fn cache_target(text: &str, environment: &Environment) -> Result<Asked<CacheTarget>, BadValue> {
+    Ok(CacheTarget::read(&csv_fields(text), &|name| environment.get(name).map(str::to_owned))?)
 }
 
 /// `--ssh`: `default` or `ID=SOCKET`; without a socket, the one that `SSH_AUTH_SOCK` names.

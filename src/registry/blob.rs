@@ -19,7 +19,7 @@ pub struct BlobReader {
 }
 
 impl BlobReader {
-    pub(super) fn new(chunks: mpsc::Receiver<Bytes>, expected: Digest, size_bytes: u64) -> BlobReader {
+    pub(in crate::registry) fn new(chunks: mpsc::Receiver<Bytes>, expected: Digest, size_bytes: u64) -> BlobReader {
         BlobReader { chunks, current: Bytes::new(), hasher: Hasher::new(), left_bytes: size_bytes, expected, verdict: None }
     }
 

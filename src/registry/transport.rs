@@ -25,6 +25,7 @@ pub use url::{join_url, parse_url, unescape};
 
 mod connect;
 mod failure;
+mod fetch;
 mod payload;
 mod tls;
 mod url;

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use super::sign::Keys;
 use crate::diagnostic::nearest;
 use crate::digest::Digest;
 use crate::image::Dialect;
@@ -55,6 +56,31 @@ pub enum Address {
         /// `registry.insecure=`.
         insecure: bool,
     },
+    /// A bucket.
+    Bucket(Box<BucketAddress>),
+}
+
+/// A bucket of S3, and where in it the cache is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketAddress {
+    /// Its name.
+    pub bucket: String,
+    /// Where Amazon has it.
+    pub region: String,
+    /// Another server: `http(s)://HOST[:PORT]`.
+    pub endpoint: Option<String>,
+    /// Whether that server wants the bucket in the path rather than in its name.
+    pub path_style: bool,
+    /// Before all names.
+    pub prefix: String,
+    /// Before the names of documents.
+    pub manifests_prefix: String,
+    /// Before the names of blobs.
+    pub blobs_prefix: String,
+    /// The cache's own; the first is read. At least one.
+    pub names: Vec<String>,
+    /// Who asks; nobody in particular without.
+    pub keys: Option<Keys>,
 }
 
 /// `mode=`.
@@ -112,12 +138,14 @@ pub enum FlagError {
         nearest: Option<&'static str>,
     },
     /// A key that has to be there.
-    #[error("`type={kind}` needs `{key}=`")]
+    #[error("`type={kind}` needs `{key}=`{}", variable_hint(*.variable))]
     Missing {
         /// The type.
         kind: &'static str,
         /// The key.
         key: &'static str,
+        /// The variable that would do as well.
+        variable: Option<&'static str>,
     },
     /// A value that the key cannot have.
     #[error("`{key}={value}` is not valid: {expected} is expected")]
@@ -139,6 +167,10 @@ pub enum FlagError {
     },
 }
 
+fn variable_hint(variable: Option<&str>) -> String {
+    variable.map(|name| format!(" (or the variable `{name}`)")).unwrap_or_default()
+}
+
 fn hint(nearest: Option<&str>) -> String {
     nearest.map(|word| format!("; did you mean `{word}`?")).unwrap_or_default()
 }
@@ -146,6 +178,25 @@ fn hint(nearest: Option<&str>) -> String {
 const TYPES: [&str; 6] = ["registry", "local", "inline", "s3", "gha", "azblob"];
 const REGISTRY_KEYS: [&str; 2] = ["ref", "registry.insecure"];
 const LOCAL_KEYS: [&str; 4] = ["src", "dest", "tag", "digest"];
+const BUCKET_KEYS: [&str; 16] = [
+    "bucket",
+    "region",
+    "endpoint_url",
+    "use_path_style",
+    "prefix",
+    "manifests_prefix",
+    "blobs_prefix",
+    "name",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    // how BuildKit's own client behaves
+    "touch_refresh",
+    "upload_parallelism",
+    "disable_accept_encoding",
+    "retry_mode",
+    "retry_max_attempts",
+];
 /// How a cache is written, whatever its type.
 const WRITING_KEYS: [&str; 7] =
     ["mode", "image-manifest", "oci-mediatypes", "compression", "compression-level", "force-compression", "ignore-error"];
@@ -159,27 +210,32 @@ pub enum Asked<T> {
     Ignored(String),
 }
 
+/// The client's environment: the value of a variable that is set and not empty.
+pub type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
 impl CacheSource {
-    /// Reads the fields of a `--cache-from`; one field without `=` is the name of an image.
+    /// Reads the fields of a `--cache-from`; one field without `=` is the name of an image. `variable` knows the client's
+    /// environment.
     ///
     /// # Errors
     /// Any word that is not understood.
-    pub fn read(fields: &[String]) -> Result<Asked<CacheSource>, FlagError> {
+    pub fn read(fields: &[String], variable: &Variables<'_>) -> Result<Asked<CacheSource>, FlagError> {
         let fields = Fields::read(fields)?;
         if let Some(ignored) = fields.unavailable("--cache-from") {
             return Ok(Asked::Ignored(ignored));
         }
         // buildx takes one text for both flags, so what is about writing may stand here
-        Ok(Asked::Known(CacheSource { address: fields.address("src")? }))
+        Ok(Asked::Known(CacheSource { address: fields.address("src", variable)? }))
     }
 }
 
 impl CacheTarget {
-    /// Reads the fields of a `--cache-to`; one field without `=` is the name of an image.
+    /// Reads the fields of a `--cache-to`; one field without `=` is the name of an image. `variable` knows the client's
+    /// environment.
     ///
     /// # Errors
     /// Any word that is not understood.
-    pub fn read(fields: &[String]) -> Result<Asked<CacheTarget>, FlagError> {
+    pub fn read(fields: &[String], variable: &Variables<'_>) -> Result<Asked<CacheTarget>, FlagError> {
         let fields = Fields::read(fields)?;
         if let Some(ignored) = fields.unavailable("--cache-to") {
             return Ok(Asked::Ignored(ignored));
@@ -204,7 +260,7 @@ impl CacheTarget {
             return Err(bad("image-manifest", "true", "with `oci-mediatypes=false`, `false`"));
         }
         Ok(Asked::Known(CacheTarget {
-            address: fields.address("dest")?,
+            address: fields.address("dest", variable)?,
             mode,
             encoding: Encoding { compression, level },
             recompress: fields.boolean("force-compression")?.unwrap_or(false),
@@ -246,6 +302,7 @@ impl Fields {
             "registry" => &REGISTRY_KEYS,
             "local" => &LOCAL_KEYS,
             "inline" => &[],
+            "s3" => &BUCKET_KEYS,
             // what is not available has its keys elsewhere
             _ => return Ok(Fields { kind, pairs }),
         };
@@ -262,8 +319,10 @@ impl Fields {
     fn unavailable(&self, flag: &str) -> Option<String> {
         let kind = self.kind;
         match kind {
-            "registry" | "local" => None,
-            _ => Some(format!("`{flag} type={kind}` is ignored: croze has no such cache; `registry` and `local` are there")),
+            "registry" | "local" | "s3" => None,
+            _ => {
+                Some(format!("`{flag} type={kind}` is ignored: croze has no such cache; `registry`, `local` and `s3` are there"))
+            }
         }
     }
 
@@ -274,7 +333,7 @@ impl Fields {
 
     fn required(&self, key: &'static str) -> Result<&str, FlagError> {
         let value = self.value(key).filter(|value| !value.is_empty());
-        value.ok_or(FlagError::Missing { kind: self.kind, key })
+        value.ok_or(FlagError::Missing { kind: self.kind, key, variable: None })
     }
 
     fn boolean(&self, key: &str) -> Result<Option<bool>, FlagError> {
@@ -287,7 +346,10 @@ impl Fields {
     }
 
     /// `path_key` names a directory's path.
-    fn address(&self, path_key: &'static str) -> Result<Address, FlagError> {
+    fn address(&self, path_key: &'static str, variable: &Variables<'_>) -> Result<Address, FlagError> {
+        if self.kind == "s3" {
+            return Ok(Address::Bucket(Box::new(self.bucket(variable)?)));
+        }
         if self.kind == "local" {
             let digest = self.value("digest").filter(|text| !text.is_empty());
             let digest =
@@ -304,6 +366,36 @@ impl Fields {
     }
 }
 
+impl Fields {
+    fn bucket(&self, variable: &Variables<'_>) -> Result<BucketAddress, FlagError> {
+        let text = |key: &str| self.value(key).filter(|value| !value.is_empty()).map(str::to_owned);
+        let either = |key: &'static str, name: &'static str| {
+            let missing = FlagError::Missing { kind: self.kind, key, variable: Some(name) };
+            text(key).or_else(|| variable(name)).ok_or(missing)
+        };
+        let names: Vec<String> = text("name").unwrap_or_else(|| "buildkit".to_owned()).split(';').map(str::to_owned).collect();
+        let keys = match (text("access_key_id"), text("secret_access_key")) {
+            (Some(id), Some(secret)) => Some(Keys { id, secret, token: text("session_token") }),
+            _ => variable("AWS_ACCESS_KEY_ID").zip(variable("AWS_SECRET_ACCESS_KEY")).map(|(id, secret)| Keys {
+                id,
+                secret,
+                token: variable("AWS_SESSION_TOKEN"),
+            }),
+        };
+        Ok(BucketAddress {
+            bucket: either("bucket", "AWS_BUCKET")?,
+            region: either("region", "AWS_REGION")?,
+            endpoint: text("endpoint_url").or_else(|| variable("AWS_ENDPOINT_URL")),
+            path_style: self.boolean("use_path_style")?.unwrap_or(false),
+            prefix: text("prefix").unwrap_or_default(),
+            manifests_prefix: self.value("manifests_prefix").unwrap_or("manifests/").to_owned(),
+            blobs_prefix: self.value("blobs_prefix").unwrap_or("blobs/").to_owned(),
+            names,
+            keys,
+        })
+    }
+}
+
 fn bad(key: &str, value: &str, expected: &'static str) -> FlagError {
     FlagError::BadValue { key: key.to_owned(), value: value.to_owned(), expected }
 }
@@ -317,12 +409,12 @@ mod tests {
     }
 
     fn from(text: &str) -> Result<Asked<CacheSource>, FlagError> {
-        CacheSource::read(&fields(text))
+        CacheSource::read(&fields(text), &|_| None)
     }
 
     #[track_caller]
     fn to(text: &str) -> CacheTarget {
-        match CacheTarget::read(&fields(text)).expect(text) {
+        match CacheTarget::read(&fields(text), &|_| None).expect(text) {
             Asked::Known(target) => target,
             Asked::Ignored(why) => panic!("{why}"),
         }
@@ -355,9 +447,35 @@ mod tests {
         assert_eq!((target.root, target.dialect), (RootForm::Index, Dialect::Docker));
     }
 
+    #[test]
+    fn a_bucket_takes_what_is_missing_from_the_environment() {
+        let text = fields("type=s3,bucket=b,prefix=p/,name=one;two,endpoint_url=http://127.0.0.1:1,use_path_style=true");
+        let variable = |name: &str| match name {
+            "AWS_REGION" => Some("eu-west-1".to_owned()),
+            "AWS_ACCESS_KEY_ID" => Some("id".to_owned()),
+            "AWS_SECRET_ACCESS_KEY" => Some("secret".to_owned()),
+            _ => None,
+        };
+        let Ok(Asked::Known(CacheSource { address: Address::Bucket(found) })) = CacheSource::read(&text, &variable) else {
+            panic!("a bucket")
+        };
+        let expected = BucketAddress {
+            bucket: "b".into(),
+            region: "eu-west-1".into(),
+            endpoint: Some("http://127.0.0.1:1".into()),
+            path_style: true,
+            prefix: "p/".into(),
+            manifests_prefix: "manifests/".into(),
+            blobs_prefix: "blobs/".into(),
+            names: vec!["one".into(), "two".into()],
+            keys: Some(Keys { id: "id".into(), secret: "secret".into(), token: None }),
+        };
+        assert_eq!(*found, expected);
+    }
+
     #[track_caller]
     fn refused(text: &str, message: &str) {
-        assert_eq!(CacheTarget::read(&fields(text)).expect_err(text).to_string(), message);
+        assert_eq!(CacheTarget::read(&fields(text), &|_| None).expect_err(text).to_string(), message);
     }
 
     #[test]
@@ -368,6 +486,7 @@ mod tests {
         refused("type=local,src=d", "`type=local` needs `dest=`");
         refused("ref=a", "a cache needs `type=`: one of registry, local, inline, s3, gha, azblob");
         refused("", "a cache needs `type=`: one of registry, local, inline, s3, gha, azblob");
+        refused("type=s3,bucket=b", "`type=s3` needs `region=` (or the variable `AWS_REGION`)");
         refused("type=local,x", "`x` is not `key=value`");
         refused("type=local,dest=d,mode=mid", "`mode=mid` is not valid: `min` or `max` is expected");
         refused(

@@ -31,8 +31,7 @@ impl Import {
     /// # Errors
     /// `Absent`, `Foreign`, `OtherVersion`, `Malformed`, `WrongBytes`: the build goes on without it. What a registry says.
     pub async fn open(place: Place) -> Result<Import, TravelError> {
-        let root = place.root().await?;
-        let bytes = place.document(&root.config).await?;
+        let bytes = place.config().await?;
         let contents = Contents::parse(&bytes).map_err(|error| match error {
             BadConfig::Foreign => TravelError::Foreign { place: place.name() },
             BadConfig::OtherVersion(found) => TravelError::OtherVersion { place: place.name(), found },

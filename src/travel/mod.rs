@@ -26,12 +26,14 @@ use crate::registry::RegistryError;
 use crate::store::StoreError;
 
 pub mod answers;
+mod bucket;
 pub mod config;
 mod directory;
 pub mod flag;
 mod import;
 pub mod place;
 mod send;
+mod sign;
 
 pub use answers::Answers;
 pub use flag::{Address, CacheSource, CacheTarget, FlagError, Mode, OnFailure};

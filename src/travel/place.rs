@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::bucket::Bucket;
 use super::directory::Directory;
 use super::flag::Address;
 use super::{TravelError, config};
@@ -23,15 +24,7 @@ pub struct Place {
 enum Kind {
     Directory(Directory),
     Registry { client: Client, image_ref: ImageRef },
-}
-
-/// What the root document of a cache names.
-#[derive(Clone, Debug)]
-pub struct Root {
-    /// The cache's own document.
-    pub config: Descriptor,
-    /// What it holds.
-    pub blobs: Vec<Descriptor>,
+    Bucket(Bucket),
 }
 
 impl Place {
@@ -43,6 +36,7 @@ impl Place {
                 let client = if *insecure { client.insecure(&image_ref.host) } else { client.clone() };
                 Kind::Registry { client, image_ref: image_ref.clone() }
             }
+            Address::Bucket(address) => Kind::Bucket(Bucket::new(address, client)),
         };
         Place { kind }
     }
@@ -52,6 +46,7 @@ impl Place {
         match &self.kind {
             Kind::Directory(directory) => directory.path().display().to_string(),
             Kind::Registry { image_ref, .. } => image_ref.canonical(),
+            Kind::Bucket(bucket) => bucket.name(),
         }
     }
 
@@ -60,6 +55,7 @@ impl Place {
         match &self.kind {
             Kind::Directory(_) => "exporting cache to client directory",
             Kind::Registry { .. } => "exporting cache to registry",
+            Kind::Bucket(_) => "exporting cache to Amazon S3",
         }
     }
 
@@ -70,6 +66,7 @@ impl Place {
             (Kind::Registry { image_ref: one, .. }, Kind::Registry { image_ref: other, .. }) => {
                 (&one.host, &one.repository) == (&other.host, &other.repository)
             }
+            (Kind::Bucket(one), Kind::Bucket(other)) => one.shares_blobs_with(other),
             _ => false,
         }
     }
@@ -78,16 +75,17 @@ impl Place {
     pub fn repository(&self) -> Option<&ImageRef> {
         match &self.kind {
             Kind::Registry { image_ref, .. } => Some(image_ref),
-            Kind::Directory(_) => None,
+            Kind::Directory(_) | Kind::Bucket(_) => None,
         }
     }
 
-    /// The root document.
+    /// The cache's own document.
     ///
     /// # Errors
     /// `Absent` where nothing is; `Foreign` for what is no cache; `Malformed`, `WrongBytes`; the registry's or disk's error.
-    pub async fn root(&self) -> Result<Root, TravelError> {
+    pub async fn config(&self) -> Result<Vec<u8>, TravelError> {
         let (bytes, media_type) = match &self.kind {
+            Kind::Bucket(bucket) => return bucket.config().await,
             Kind::Directory(directory) => {
                 let directory = directory.clone();
                 (task::blocking(move || directory.root()).await?, String::new())
@@ -103,16 +101,13 @@ impl Place {
             BadDocument::Malformed(reason) => malformed(reason),
             error => malformed(error.to_string()),
         })?;
-        let (config, blobs) = match document {
-            Document::Manifest(manifest) => (Some(manifest.config), manifest.layers),
-            Document::Index(index) => {
-                let (mut configs, blobs): (Vec<Descriptor>, Vec<Descriptor>) =
-                    index.manifests.into_iter().partition(|entry| entry.media_type == config::MEDIA_TYPE);
-                (configs.pop(), blobs)
-            }
+        let is_config = |descriptor: &Descriptor| descriptor.media_type == config::MEDIA_TYPE;
+        let config = match document {
+            Document::Manifest(manifest) => Some(manifest.config).filter(is_config),
+            Document::Index(index) => index.manifests.into_iter().find(is_config),
         };
-        match config.filter(|config| config.media_type == config::MEDIA_TYPE) {
-            Some(config) => Ok(Root { config, blobs }),
+        match config {
+            Some(config) => self.document(&config).await,
             None => Err(malformed("it is an image, not a cache".to_owned())),
         }
     }
@@ -128,6 +123,7 @@ impl Place {
                 task::blocking(move || directory.document(&digest)).await
             }
             Kind::Registry { client, image_ref } => Ok(client.document(image_ref, descriptor).await?),
+            Kind::Bucket(bucket) => bucket.document(&descriptor.digest).await,
         }
     }
 
@@ -156,6 +152,7 @@ impl Place {
                 };
                 client.fetch_blob(image_ref, descriptor.digest, descriptor.size_bytes, read).await
             }
+            Kind::Bucket(bucket) => bucket.blob(descriptor, consume).await,
         }
     }
 
@@ -166,6 +163,7 @@ impl Place {
     pub async fn writer(&self, mounts: Vec<String>) -> Result<Writer, TravelError> {
         Ok(match &self.kind {
             Kind::Directory(directory) => Writer { kind: WriterKind::Directory(directory.clone()) },
+            Kind::Bucket(bucket) => Writer { kind: WriterKind::Bucket(bucket.clone()) },
             Kind::Registry { client, image_ref } => {
                 let pushing = Box::new(client.push_to(image_ref, mounts).await?);
                 let reference = image_ref.tag.clone().unwrap_or_else(|| "latest".to_owned());
@@ -185,9 +183,15 @@ pub struct Writer {
 enum WriterKind {
     Directory(Directory),
     Registry { pushing: Box<Pushing>, reference: String },
+    Bucket(Bucket),
 }
 
 impl Writer {
+    /// Whether the cache's document is the root itself, rather than named by a manifest.
+    pub fn is_flat(&self) -> bool {
+        matches!(self.kind, WriterKind::Bucket(_))
+    }
+
     /// Whether the place has the blob.
     ///
     /// # Errors
@@ -199,6 +203,7 @@ impl Writer {
                 Ok(task::blocking(move || directory.has(&digest)).await)
             }
             WriterKind::Registry { pushing, .. } => Ok(pushing.has_blob(&blob.digest).await?),
+            WriterKind::Bucket(bucket) => bucket.has(&blob.digest).await,
         }
     }
 
@@ -213,6 +218,7 @@ impl Writer {
                 task::blocking(move || directory.put(&digest, &path)).await
             }
             WriterKind::Registry { pushing, .. } => Ok(pushing.put_blob(blob, path, from).await?),
+            WriterKind::Bucket(bucket) => bucket.put(blob, path).await,
         }
     }
 
@@ -227,6 +233,7 @@ impl Writer {
                 task::blocking(move || directory.finish(&root, &bytes)).await
             }
             WriterKind::Registry { pushing, reference } => Ok(pushing.put_manifest(reference, root, bytes).await?),
+            WriterKind::Bucket(bucket) => bucket.finish(bytes).await,
         }
     }
 }

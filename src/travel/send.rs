@@ -124,6 +124,12 @@ impl Sending<'_> {
 
     /// Writes the document and names it.
     async fn finish(&self, writer: &Writer, contents: &Contents) -> Result<Digest, TravelError> {
+        if writer.is_flat() {
+            let bytes = contents.to_bytes();
+            let root = Descriptor::of(config::MEDIA_TYPE, &bytes);
+            writer.finish(&root, bytes).await?;
+            return Ok(root.digest);
+        }
         let config = self.document(writer, config::MEDIA_TYPE, contents.to_bytes()).await?;
         let mut seen = HashSet::new();
         let blobs: Vec<Descriptor> = contents

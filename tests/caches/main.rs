@@ -1,10 +1,13 @@
 //! Caches that travel: what one machine leaves in a directory or a registry is there for another with an empty store.
 
+mod bucket;
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bucket::Bucket;
 use common::{Registry, Run, Space, skip_unless};
 
 /// Two stages; what depends on `a.txt` is above what depends on `b.txt`.
@@ -157,6 +160,33 @@ fn a_machine_that_was_told_tells_the_next() {
     second.build(&[&cacheonly[..], &["--cache-from", &from, "--cache-to", &to]].concat()).succeeds();
     let built = third.build(&[&cacheonly[..], &["--cache-from", &format!("type=local,src={next}")]].concat()).succeeds();
     assert_eq!((built.count("CACHED"), said(&built, "fetching layers from caches")), (7, Vec::new()), "{}", built.stderr);
+}
+
+#[test]
+fn a_bucket_brings_what_is_read_and_no_more() {
+    let (bucket, first, second) = (Bucket::start(), machine(), machine());
+    let place = format!(
+        "type=s3,bucket=b,region=eu-west-1,endpoint_url=http://{},use_path_style=true,prefix=p/,name=one;two,access_key_id=id,secret_access_key=s",
+        bucket.host
+    );
+    // a layer that nobody reads is one whose size shows
+    let text = DOCKERFILE.replace("RUN echo base > /base", "RUN head -c 1000000 /dev/urandom > /base");
+    first.dockerfile(&text).build(&["--cache-to", &format!("{place},mode=max")]).succeeds();
+    let names = bucket.names();
+    let expected = ["/b/p/manifests/one", "/b/p/manifests/two"];
+    assert!(expected.iter().all(|name| names.iter().any(|known| known == name)), "{names:?}");
+    assert_eq!(names.iter().filter(|name| name.starts_with("/b/p/blobs/sha256%3A")).count(), 8, "{names:?}");
+    second.dockerfile(&text).write("ctx/b.txt", "other\n");
+    let built = second.build(&["-o", "type=cacheonly", "--cache-from", &place]).succeeds();
+    assert_eq!((ran(&built).len(), built.count("CACHED")), (3, 4), "{}", built.stderr);
+    assert!(said(&built, "fetching layers from caches")[0].starts_with("3 layers, "), "{}", built.stderr);
+    assert!(bucket.sent_bytes() < 20_000, "{} bytes were sent", bucket.sent_bytes());
+    // without its keys the build goes on
+    let place = place.replace("access_key_id=id", "access_key_id=other");
+    let built = second.build(&["-o", "type=cacheonly", "--cache-from", &place]).succeeds();
+    let url = format!("http://{}/b/p/manifests/one", bucket.host);
+    let told = said(&built, "importing cache manifest from s3://b/p/one");
+    assert_eq!(told, [format!("{url} answers with status 403; the build goes on without it")]);
 }
 
 /// The blobs of a cache that are no documents.
