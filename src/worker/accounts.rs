@@ -4,6 +4,7 @@
 //! Source: moby/sys `user`, which BuildKit reads both with: fields that are missing are empty, numbers that are none are 0.
 
 use std::io::Read;
+use std::num::IntErrorKind;
 
 use crate::snapshot::{FileKind, FileTree, Last, SnapshotError, TreePath, resolve};
 
@@ -78,7 +79,15 @@ impl Fields<'_> {
     }
 
     fn number(&self, index: usize) -> i64 {
-        self.0.get(index).and_then(|field| field.parse().ok()).unwrap_or(0)
+        match self.0.get(index).map_or(Ok(0), |field| field.parse()) {
+            Ok(number) => number,
+            // as Go's `strconv.Atoi` has it: not 0, which is root
+            Err(error) => match error.kind() {
+                IntErrorKind::PosOverflow => i64::MAX,
+                IntErrorKind::NegOverflow => i64::MIN,
+                _ => 0,
+            },
+        }
     }
 }
 
