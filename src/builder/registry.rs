@@ -12,7 +12,7 @@ use crate::image::Descriptor;
 use crate::reference::{ImageRef, Platform};
 use crate::registry::{Client, Credential, Keyring, RegistryConfig, Secret};
 use crate::source::image::{self, AnsweredBy, PullPolicy};
-use crate::store::{NameOrigin, NameRecord, Store, StoreError};
+use crate::store::Store;
 use crate::task;
 
 pub use crate::registry::Kept;
@@ -85,44 +85,19 @@ pub async fn pull(
 pub async fn push(store: &Store, client_env: Vec<(String, String)>, names: &[ImageRef]) -> Result<Vec<Pushed>, BuildError> {
     let client = client(settings::read(&client_env)?.registry, &client_env);
     let mut pushed = Vec::new();
-    // what was pushed just now, as well as what was pulled, need not be sent to another repository of its host
-    let mut sent: Vec<(ImageRef, Vec<Digest>)> = Vec::new();
     for name in names {
         let (store_too, wanted) = (store.clone(), name.clone());
-        let prepared = task::blocking(move || {
+        let root = task::blocking(move || {
             let record = images::record(&store_too, &wanted)?;
-            let root = descriptor(&record);
-            let root = export::publishable(&store_too, &root, &Platform::host()).map_err(|error| report::export_error(&error))?;
-            let pulled = pulled_from(&store_too, &wanted.host).map_err(|error| report::store_error(&error))?;
-            let blobs = export::blobs_of(&store_too, &root);
-            Ok((root, pulled, blobs))
+            let root = Descriptor::new(&record.media_type, record.manifest, record.size_bytes);
+            export::publishable(&store_too, &root, &Platform::host()).map_err(|error| report::export_error(&error))
         });
-        let (root, mut origins, blobs) = prepared.await?;
-        for (earlier, blobs) in sent.iter().filter(|(earlier, _)| earlier.host == name.host) {
-            origins.extend(blobs.iter().map(|blob| (*blob, earlier.clone())));
-        }
+        let root = root.await?;
         let names = std::slice::from_ref(name);
-        let done = export::push(store, &client, &root, names, PushBy::Tag, &origins).await;
+        let done = export::push(store, &client, &root, names, PushBy::Tag, &HashMap::new()).await;
         pushed.push(done.map_err(|error| report::export_error(&error))?);
-        sent.push((name.clone(), blobs));
     }
     Ok(pushed)
-}
-
-/// The blobs of all images of the store that were pulled from `host`, and an image that each of them came with.
-fn pulled_from(store: &Store, host: &str) -> Result<HashMap<Digest, ImageRef>, StoreError> {
-    let mut origins = HashMap::new();
-    for (name, record) in store.names()? {
-        if record.origin == NameOrigin::Pulled && name.host == host {
-            let blobs = export::blobs_of(store, &descriptor(&record));
-            origins.extend(blobs.into_iter().map(|blob| (blob, name.clone())));
-        }
-    }
-    Ok(origins)
-}
-
-fn descriptor(record: &NameRecord) -> Descriptor {
-    Descriptor::new(&record.media_type, record.manifest, record.size_bytes)
 }
 
 fn keyring(client_env: &[(String, String)]) -> Keyring {

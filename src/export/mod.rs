@@ -39,7 +39,7 @@ pub use attestation::{Attestation, Claim};
 pub use files::{FileOptions, Stale};
 pub use flag::OutputError;
 pub use output::{Destination, Output, OutputKind};
-pub use push::{PushBy, Pushed, blobs_of, publishable, push};
+pub use push::{PushBy, Pushed, publishable, push};
 pub use stored::stored;
 pub use validate::validate;
 

@@ -42,8 +42,8 @@ pub struct Pushed {
 }
 
 /// Pushes `root`, a manifest or index of the store, with all that it names, under every one of `names`; manifests come last,
-/// so that nothing is named before it is whole. `origins` are images that blobs came with: where one lies on the same host,
-/// the registry takes the blob from there.
+/// so that nothing is named before it is whole. Where the store knows another repository of the same host that has a blob, by a
+/// pull or a push of it, the registry takes it from there; `origins` are images that blobs came with, which count too.
 ///
 /// # Errors
 /// `ExportError::Registry`; `ExportError::Store` for what is not in the store.
@@ -128,19 +128,6 @@ fn packed_manifest(store: &Store, root: &Descriptor, bytes: &[u8]) -> Result<Des
     Ok(Descriptor::of(&packed.media_type, &bytes))
 }
 
-/// Configs and layers of what `root` names, as far as its documents are in the store: no more is known of them than that.
-/// Blocks.
-pub fn blobs_of(store: &Store, root: &Descriptor) -> Vec<Digest> {
-    let document = store.read_blob(&root.digest).ok().and_then(|bytes| Document::parse(&bytes, &root.media_type).ok());
-    match document {
-        Some(Document::Index(index)) => index.manifests.iter().flat_map(|entry| blobs_of(store, entry)).collect(),
-        Some(Document::Manifest(manifest)) => {
-            std::iter::once(&manifest.config).chain(&manifest.layers).map(|blob| blob.digest).collect()
-        }
-        None => Vec::new(),
-    }
-}
-
 fn is_index(descriptor: &Descriptor, bytes: &[u8]) -> bool {
     matches!(descriptor.media_type.as_str(), media_type::INDEX | DOCKER_INDEX)
         || matches!(Document::parse(bytes, &descriptor.media_type), Ok(Document::Index(_)))
@@ -212,22 +199,35 @@ async fn push_to(
     origins: &HashMap<Digest, ImageRef>,
     pushed: &mut Pushed,
 ) -> Result<(), ExportError> {
-    let elsewhere = |digest: &Digest| {
-        let origin = origins.get(digest)?;
-        (origin.host == repository.host && origin.repository != repository.repository).then(|| origin.repository.clone())
+    let known = |digest: &Digest| {
+        let origin = origins.get(digest).filter(|origin| origin.host == repository.host);
+        // no more than a shortcut: a store that cannot say it costs sending the blob
+        let remembered = || store.blob_source(&repository.host, digest).ok().flatten();
+        origin.map(|origin| origin.repository.clone()).or_else(remembered)
     };
+    let elsewhere = |digest: &Digest| known(digest).filter(|known| *known != repository.repository);
     let mut mounts: Vec<String> = parts.blobs.iter().filter_map(|blob| elsewhere(&blob.digest)).collect();
     mounts.sort();
     mounts.dedup();
-    let pushing = client.push_to(repository, mounts).await?;
+    let may_mount = !mounts.is_empty();
+    let (pushing, may_mount) = match client.push_to(repository, mounts).await {
+        // we may no longer read one of those repositories, which is no reason not to write this one
+        Err(RegistryError::Denied { .. }) if may_mount => (client.push_to(repository, Vec::new()).await?, false),
+        pushing => (pushing?, may_mount),
+    };
     let slots = Arc::new(Semaphore::new(BLOBS_AT_A_TIME));
     let mut tasks = JoinSet::new();
     for blob in &parts.blobs {
-        let (pushing, slots, blob, from) = (pushing.clone(), slots.clone(), blob.clone(), elsewhere(&blob.digest));
+        let (pushing, slots, blob, from) =
+            (pushing.clone(), slots.clone(), blob.clone(), elsewhere(&blob.digest).filter(|_| may_mount));
         let path = store.blob_path(&blob.digest);
+        let (store, home) = (store.clone(), repository.clone());
         tasks.spawn(async move {
             let _slot = slots.acquire().await;
-            pushing.put_blob(&blob, &path, from.as_deref()).await
+            let taken = pushing.put_blob(&blob, &path, from.as_deref()).await?;
+            // losing it costs sending the blob, should it be pushed elsewhere
+            let _lost = task::blocking(move || store.set_blob_source(&home.host, &blob.digest, &home.repository)).await;
+            Ok::<Taken, RegistryError>(taken)
         });
     }
     // the first failure drops the set, which stops the other uploads

@@ -6,7 +6,7 @@
 //! Spec: POSIX.1-2024 `pax`; GNU tar manual, "Basic Tar Format" (long names).
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use tar::Header;
 
@@ -76,7 +76,12 @@ pub struct Reader<R> {
     padding_left: u64,
     /// Where the data belongs, for a sparse file.
     sparse: Option<Map>,
+    /// Data of a sparse file with its holes.
+    holes: Vec<u8>,
 }
+
+/// Largest piece of a sparse file.
+const SPARSE_PIECE: usize = 1 << 20;
 
 /// Limit of names and PAX headers, as in Go's reader: they are held in memory.
 const MAX_SPECIAL: u64 = 1 << 20;
@@ -84,7 +89,7 @@ const MAX_SPECIAL: u64 = 1 << 20;
 impl<R: Read> Reader<R> {
     /// Reads the plain tar `input`.
     pub fn new(input: R) -> Reader<R> {
-        Reader { input, data_left: 0, padding_left: 0, sparse: None }
+        Reader { input, data_left: 0, padding_left: 0, sparse: None, holes: Vec::new() }
     }
 
     /// The next entry; `None` at the end of the archive. What was not read of the former one's data is skipped.
@@ -241,6 +246,38 @@ impl<R: Read> Reader<R> {
             }
         }
         Ok(block.iter().any(|byte| *byte != 0).then_some(block))
+    }
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Up to `most` bytes, at least one, of the current entry's data that was not read yet, as they lie in memory; say by
+    /// [`Reader::take_piece`] how many were used.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` where the archive ends first.
+    pub(super) fn piece(&mut self, most: u64) -> io::Result<&[u8]> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        if self.sparse.is_some() {
+            let mut buffer = std::mem::take(&mut self.holes);
+            buffer.resize(most.min(SPARSE_PIECE), 0);
+            let read = self.read_exact(&mut buffer);
+            self.holes = buffer;
+            return read.map(|()| self.holes.as_slice());
+        }
+        let stored = most.min(usize::try_from(self.data_left).unwrap_or(usize::MAX));
+        let piece = self.input.fill_buf()?;
+        match piece.len().min(stored) {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(&piece[..count]),
+        }
+    }
+
+    /// The first `count` bytes of the last piece were used; of a sparse file all of them are.
+    pub(super) fn take_piece(&mut self, count: usize) {
+        if self.sparse.is_none() {
+            self.input.consume(count);
+            self.data_left -= count as u64;
+        }
     }
 }
 

@@ -4,16 +4,17 @@
 //! of its directory; links that the layer itself made are followed inside its own tree only.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{self, SyncSender, sync_channel};
 use std::thread;
 
 use super::archive::{Entry, EntryKind, Form, Reader};
 use super::compress::Compression;
 use super::walk::{OPAQUE_NAME, WHITEOUT_PREFIX};
 use super::{Excess, LayerError};
-use crate::digest::{ContentDigest, DiffId, HashingReader};
+use crate::digest::{ContentDigest, DiffId, Hasher};
 use crate::snapshot::dir::{self, WHITEOUT};
 use crate::snapshot::xattr::{CAPABILITY, Names};
 use crate::snapshot::{Dir, DirTree, FileKind, FileTree, Last, Meta, Time, TreePath, View, resolve};
@@ -93,8 +94,9 @@ pub fn unpack_into(
     let root = Dir::open(tree).map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
     thread::scope(|scope| {
         let (chunks, received) = sync_channel(CHUNKS_AHEAD);
-        let files = scope.spawn(move || create_all(root, ChunkReader::new(received), lower, limits));
-        decompress(blob, compression, &chunks);
+        let (back, spare) = mpsc::channel();
+        let files = scope.spawn(move || create_all(root, Plain::new(received, back), lower, limits));
+        decompress(blob, compression, &chunks, &spare);
         drop(chunks);
         files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
@@ -104,8 +106,17 @@ pub fn unpack_into(
 const CHUNKS_AHEAD: usize = 8;
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Sends the plain bytes of `blob`, and its error if there is one. Ends early when the receiver does.
-fn decompress(blob: &mut dyn Read, compression: Compression, chunks: &SyncSender<io::Result<Vec<u8>>>) {
+/// Some plain bytes: so many of the buffer.
+type Chunk = (Vec<u8>, usize);
+
+/// Sends the plain bytes of `blob`, and its error if there is one. Ends early when the receiver does. Buffers that come back are
+/// used again: memory that was touched just now is cheaper than new one.
+fn decompress(
+    blob: &mut dyn Read,
+    compression: Compression,
+    chunks: &SyncSender<io::Result<Chunk>>,
+    spare: &mpsc::Receiver<Vec<u8>>,
+) {
     let mut plain = match compression.decoder(blob) {
         Ok(plain) => plain,
         Err(err) => {
@@ -114,48 +125,76 @@ fn decompress(blob: &mut dyn Read, compression: Compression, chunks: &SyncSender
         }
     };
     loop {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        let read = plain.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
-        let is_end = chunk.is_empty();
-        let failed = read.is_err();
-        if chunks.send(read.map(|_| chunk)).is_err() || is_end || failed {
+        let mut buffer = spare.try_recv().unwrap_or_else(|_| vec![0; CHUNK_BYTES]);
+        let mut filled = 0;
+        let read = loop {
+            match plain.read(&mut buffer[filled..]) {
+                Ok(0) => break Ok(()),
+                Ok(count) => filled += count,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => break Err(err),
+            }
+        };
+        let is_last = filled < CHUNK_BYTES || read.is_err();
+        if chunks.send(read.map(|()| (buffer, filled))).is_err() || is_last {
             return;
         }
     }
 }
 
-/// The receiving end, as a reader.
-struct ChunkReader {
-    chunks: Receiver<io::Result<Vec<u8>>>,
-    chunk: io::Cursor<Vec<u8>>,
+/// The receiving end: the plain bytes as they lie in the chunks, hashed as these come.
+struct Plain {
+    chunks: mpsc::Receiver<io::Result<Chunk>>,
+    spare: mpsc::Sender<Vec<u8>>,
+    buffer: Vec<u8>,
+    at: usize,
+    filled: usize,
+    hasher: Hasher,
+    read_bytes: u64,
 }
 
-impl ChunkReader {
-    fn new(chunks: Receiver<io::Result<Vec<u8>>>) -> ChunkReader {
-        ChunkReader { chunks, chunk: io::Cursor::default() }
+impl Plain {
+    fn new(chunks: mpsc::Receiver<io::Result<Chunk>>, spare: mpsc::Sender<Vec<u8>>) -> Plain {
+        Plain { chunks, spare, buffer: Vec::new(), at: 0, filled: 0, hasher: Hasher::new(), read_bytes: 0 }
     }
 }
 
-impl Read for ChunkReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let count = self.chunk.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                return Ok(count);
+impl BufRead for Plain {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.filled
+            && let Ok(chunk) = self.chunks.recv()
+        {
+            let (buffer, filled) = chunk?;
+            let former = std::mem::replace(&mut self.buffer, buffer);
+            if !former.is_empty() {
+                // the other side may have sent its last chunk already
+                let _unwanted = self.spare.send(former);
             }
-            match self.chunks.recv() {
-                Ok(chunk) => self.chunk = io::Cursor::new(chunk?),
-                Err(_) => return Ok(0),
-            }
+            (self.at, self.filled) = (0, filled);
+            self.hasher.update(&self.buffer[..filled]);
+            self.read_bytes += filled as u64;
         }
+        Ok(&self.buffer[self.at..self.filled])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at = (self.at + count).min(self.filled);
+    }
+}
+
+impl Read for Plain {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
     }
 }
 
 /// Zeros behind an archive that cost nobody anything: writers fill up a block of their own size.
 const PADDING_BYTES: u64 = 1 << 20;
 
-fn create_all(root: Dir, plain: ChunkReader, lower: Option<&View>, limits: LayerLimits) -> Result<Unpacked, LayerError> {
-    let mut reader = Reader::new(HashingReader::new(plain));
+fn create_all(root: Dir, plain: Plain, lower: Option<&View>, limits: LayerLimits) -> Result<Unpacked, LayerError> {
+    let mut reader = Reader::new(plain);
     let mut tree = Unpacker::new(root, lower, limits)?;
     while let Some(entry) = reader.next_entry()? {
         tree.add(&entry, &mut reader)?;
@@ -168,8 +207,7 @@ fn create_all(root: Dir, plain: ChunkReader, lower: Option<&View>, limits: Layer
     if behind.map_err(|source| LayerError::Damaged { action: "decompress it", source })? == most {
         return Err(LayerError::TooLarge { what: Excess::Bytes, limit: limits.bytes });
     }
-    let (_, diff_id, tar_bytes) = plain.finish();
-    Ok(Unpacked { diff_id: DiffId(diff_id), tar_bytes })
+    Ok(Unpacked { diff_id: DiffId(plain.hasher.finish()), tar_bytes: plain.read_bytes })
 }
 
 /// A layer tree that entries are added to.
@@ -212,7 +250,7 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    fn add(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), LayerError> {
+    fn add(&mut self, entry: &Entry, data: &mut Reader<Plain>) -> Result<(), LayerError> {
         self.count(1, entry.size_bytes)?;
         let Some(name) = entry.path.file_name() else {
             return self.describe_root(entry);
@@ -242,10 +280,18 @@ impl<'a> Unpacker<'a> {
         parent: &TreePath,
         dir: &Dir,
         name: &[u8],
-        data: &mut dyn Read,
+        data: &mut Reader<Plain>,
     ) -> Result<(), LayerError> {
-        let path = parent.child(name);
         let failed = |action| move |err| LayerError::tree(action, &entry.path, err);
+        let mut fill = |file: &mut File| copy_data(data, file, entry);
+        // nearly every file is the first of its name: that is tried before anybody looks
+        if entry.kind == EntryKind::File {
+            match dir.create_file(name, FIRST_MODE & entry.mode) {
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+                file => return finish_file(entry, file.map_err(failed("create"))?, fill),
+            }
+        }
+        let path = parent.child(name);
         if let EntryKind::HardLink(target) = &entry.kind {
             return self.hard_link(entry, target, &path, dir, name);
         }
@@ -258,7 +304,10 @@ impl<'a> Unpacker<'a> {
             self.dir_times.remove(&path);
         }
         match &entry.kind {
-            EntryKind::File => return create_file(entry, dir, name, data),
+            EntryKind::File => {
+                let file = dir.create_file(name, FIRST_MODE & entry.mode).map_err(failed("create"))?;
+                return finish_file(entry, file, &mut fill);
+            }
             EntryKind::Directory => {
                 if !keep {
                     dir.create_dir(name, 0o755).map_err(failed("create"))?;
@@ -440,34 +489,41 @@ fn whiteout(dir: &Dir, name: &[u8]) -> io::Result<()> {
     }
 }
 
-fn create_file(entry: &Entry, dir: &Dir, name: &[u8], data: &mut dyn Read) -> Result<(), LayerError> {
+/// What a file may be created with, apart from what makes it run as somebody else: that comes with its owner.
+const FIRST_MODE: u32 = 0o777;
+
+/// Fills and describes a new file. What it has already is not set again: to ask costs a fraction of it.
+fn finish_file(
+    entry: &Entry,
+    mut file: File,
+    mut fill: impl FnMut(&mut File) -> Result<(), LayerError>,
+) -> Result<(), LayerError> {
     let failed = |action| move |err| LayerError::tree(action, &entry.path, err);
-    let mut file = dir.create_file(name, 0o600).map_err(failed("create"))?;
-    copy_data(data, &mut file, entry)?;
-    dir::set_owner(&file, entry.uid, entry.gid).map_err(failed("set the owner of"))?;
+    fill(&mut file)?;
+    let made = dir::made(&file).map_err(failed("inspect"))?;
+    let is_owned = (made.uid, made.gid) == (entry.uid, entry.gid);
+    if !is_owned {
+        dir::set_owner(&file, entry.uid, entry.gid).map_err(failed("set the owner of"))?;
+    }
     for (key, value) in &entry.xattrs {
         set_xattr(key, || dir::set_xattr(&file, key, value)).map_err(failed("set an xattr of"))?;
     }
-    dir::set_mode(&file, entry.mode).map_err(failed("set the mode of"))?;
+    if !is_owned || made.mode != entry.mode {
+        dir::set_mode(&file, entry.mode).map_err(failed("set the mode of"))?;
+    }
     dir::set_mtime(&file, entry.mtime).map_err(failed("set the time of"))
 }
 
-/// Largest piece of a file in memory.
-const PIECE_BYTES: u64 = 1 << 20;
-
-/// Copies the data of `entry`: a small file in one write.
-fn copy_data(data: &mut dyn Read, file: &mut std::fs::File, entry: &Entry) -> Result<(), LayerError> {
+/// Copies the data of `entry`, as it lies in memory.
+fn copy_data(data: &mut Reader<Plain>, file: &mut File, entry: &Entry) -> Result<(), LayerError> {
+    let damaged = |source| LayerError::Damaged { action: "read a file's data", source };
     let mut left = entry.size_bytes;
-    let mut piece = Vec::with_capacity(left.min(PIECE_BYTES) as usize);
     while left > 0 {
-        piece.clear();
-        let wanted = left.min(PIECE_BYTES);
-        let damaged = |source| LayerError::Damaged { action: "read a file's data", source };
-        if data.take(wanted).read_to_end(&mut piece).map_err(damaged)? as u64 != wanted {
-            return Err(damaged(io::ErrorKind::UnexpectedEof.into()));
-        }
-        file.write_all(&piece).map_err(|err| LayerError::tree("write", &entry.path, err))?;
-        left -= wanted;
+        let piece = data.piece(left).map_err(damaged)?;
+        file.write_all(piece).map_err(|err| LayerError::tree("write", &entry.path, err))?;
+        let count = piece.len();
+        data.take_piece(count);
+        left -= count as u64;
     }
     Ok(())
 }
@@ -485,7 +541,11 @@ fn copy_from(lower: &View, source: &TreePath, meta: &Meta, entry: &Entry, dir: &
         mtime: meta.mtime,
         xattrs: lower.xattrs(source)?,
     };
-    create_file(&copied, dir, name, &mut lower.open(source)?)
+    let mut data = lower.open(source)?;
+    let file = dir.create_file(name, FIRST_MODE & copied.mode).map_err(|err| LayerError::tree("create", &entry.path, err))?;
+    finish_file(&copied, file, |file| {
+        io::copy(&mut data, file).map(drop).map_err(|err| LayerError::tree("copy", &entry.path, err))
+    })
 }
 
 /// Owner, xattrs and mode of a directory.

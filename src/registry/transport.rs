@@ -30,6 +30,9 @@ mod payload;
 mod tls;
 mod url;
 
+/// Bytes that are read from a connection at once.
+const LARGEST_READ: usize = 128 << 10;
+
 /// A chain of redirects longer than this does not end.
 const MOST_REDIRECTS: usize = 10;
 
@@ -193,6 +196,8 @@ impl Transport {
         let pool = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
+            // all layers of an image come at once, each with some of these in memory
+            .http1_max_buf_size(LARGEST_READ)
             .build(connector);
         pools.insert(key, Pool::clone(&pool));
         Ok((pool, proxy))

@@ -365,6 +365,23 @@ pub fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|errno| unowned(errno, uid, gid))
 }
 
+/// What the file system says of a file that was just made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Made {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// `0o7777`.
+    pub mode: u32,
+}
+
+/// Owner and permission bits that a new file has of itself; no notes are looked at, since none was made.
+pub fn made(file: impl AsFd) -> io::Result<Made> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok(Made { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 })
+}
+
 /// Sets the permission bits of an open file, all of `0o7777`.
 pub fn set_mode(file: impl AsFd, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))?)

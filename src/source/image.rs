@@ -19,7 +19,7 @@ use crate::reference::{ImageRef, Platform};
 use crate::registry::manifest::{BadDocument, Document, Manifest};
 use crate::registry::{Client, RegistryError};
 use crate::snapshot::View;
-use crate::store::{BlobWriter, NameOrigin, NameRecord, Store, StoreError, StoredLayer};
+use crate::store::{NameOrigin, NameRecord, Store, StoreError, StoredLayer, VerifiedBlob};
 use crate::task;
 
 /// An index may hold an index; a chain longer than this is not followed.
@@ -359,9 +359,10 @@ async fn ensure_layer(
     let Some(image_ref) = image_ref else { return Err(StoreError::Missing { digest: layer.digest }.into()) };
     let compression = known_compression(&layer)?;
     let BaseLayer { diff_id, digest, size_bytes, .. } = layer;
+    let (host, repository) = (image_ref.host.clone(), image_ref.repository.clone());
     client
         .fetch_blob(&image_ref, digest, size_bytes, move |blob| {
-            let mut tee = Tee { from: blob, to: store.blob_writer()? };
+            let mut tee = Tee { from: blob, to: store.verified_blob()? };
             let unpacked = layer::unpack(&store, &mut tee, compression, Some(diff_id), None, limits).map_err(SourceError::from);
             let stored = match unpacked {
                 Err(error) if needs_below(&error) => None,
@@ -373,7 +374,10 @@ async fn ensure_layer(
                 other => Some(other?),
             };
             io::copy(&mut tee, &mut io::sink()).map_err(|source| io_error(&store, &digest, source))?;
-            tee.to.finish(Some(digest))?;
+            // its end was reached, so these are the right bytes
+            tee.to.finish(&digest)?;
+            // losing it costs sending the blob, should it ever be pushed
+            let _lost = store.set_blob_source(&host, &digest, &repository);
             Ok(stored)
         })
         .await
@@ -447,7 +451,7 @@ fn io_error(store: &Store, digest: &Digest, source: io::Error) -> SourceError {
 /// Passes a blob on while it is stored.
 struct Tee<'a> {
     from: &'a mut dyn Read,
-    to: BlobWriter,
+    to: VerifiedBlob,
 }
 
 impl Read for Tee<'_> {

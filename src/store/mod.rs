@@ -43,10 +43,11 @@ mod lease;
 mod lock;
 mod mounts;
 mod names;
+mod origin;
 mod temp;
 mod usage;
 
-pub use blob::BlobWriter;
+pub use blob::{BlobWriter, VerifiedBlob};
 pub use db::{IndexCheck, Record, StatEntry, Variant};
 pub use format::Flavour;
 pub use layers::{Kept, LayerRecord, Soundness, StoredLayer};

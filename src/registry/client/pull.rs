@@ -21,8 +21,9 @@ use crate::registry::manifest::LARGEST_DOCUMENT_BYTES;
 use crate::registry::transport::Response;
 use crate::task;
 
-/// Chunks of a blob that wait for their reader: enough to bridge a pause on either side.
-const CHUNKS_AHEAD: usize = 32;
+/// Chunks of a blob that wait for their reader: enough to bridge a pause on either side. Each has as much as the transport
+/// reads at once, at most.
+const CHUNKS_AHEAD: usize = 16;
 /// Tags that are looked through for a near one.
 const TAGS_LISTED: usize = 1000;
 
