@@ -1,17 +1,19 @@
-//! Start to exit of `/bin/true` in a whole sandbox, and the start of the launcher. Needs root and a static busybox.
+//! Start to exit of `/bin/true` in a whole sandbox, and the start of the launcher, beside the programs that others use for it.
+//! Needs root and a static busybox.
 //!
-//! `cargo bench --bench sandbox`
+//! `cargo bench --bench sandbox`; runc, crun and bubblewrap are in the table where they are installed. They get a root that is
+//! mounted already, ours mounts its overlay each time. All are run in turn, so that a busy moment is everybody's.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use croze::sandbox::{self, DEFAULT_SHM_SIZE_BYTES, Entitled, Exit, Launcher, Marks, Network, Plan, Root, Security, Streams};
 
-const ROUNDS: usize = 300;
+const ROUNDS: usize = 200;
 
 fn main() -> ExitCode {
     if sandbox::is_launcher() {
@@ -68,6 +70,57 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
             times.push(start.elapsed());
         }
         show(name, times);
+    }
+    beside_others(space.path(), &base, &launcher)
+}
+
+/// Runs each program in turn, so that all see the same machine.
+fn beside_others(space: &Path, base: &Path, launcher: &Launcher) -> Result<(), Box<dyn std::error::Error>> {
+    let bundle = space.join("bundle");
+    fs::create_dir(&bundle)?;
+    let mut others: Vec<(&str, Vec<String>)> = Vec::new();
+    let root = base.to_str().ok_or("a path that is no text")?;
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    if Command::new("runc").arg("spec").current_dir(&bundle).status().is_ok_and(|status| status.success()) {
+        let spec: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
+        let mut spec = spec;
+        spec["process"]["args"] = serde_json::json!(["/bin/true"]);
+        spec["process"]["terminal"] = serde_json::json!(false);
+        spec["root"]["path"] = serde_json::json!(root);
+        fs::write(bundle.join("config.json"), spec.to_string())?;
+        let state = space.join("state");
+        for runtime in ["runc", "crun"] {
+            let line = format!("--root {} run -b {}", state.display(), bundle.display());
+            others.push((runtime, words(&line)));
+        }
+    }
+    let line = "--unshare-all --die-with-parent --ro-bind ROOT / --proc /proc --dev /dev /bin/true".replace("ROOT", root);
+    others.push(("bwrap", words(&line)));
+    let mut ours = Vec::new();
+    let mut theirs: Vec<Vec<Duration>> = vec![Vec::new(); others.len()];
+    for round in 0..ROUNDS {
+        let plan = space_for(space, base, "round")?;
+        let start = Instant::now();
+        step(launcher, &plan)?;
+        ours.push(start.elapsed());
+        for ((program, arguments), times) in others.iter().zip(&mut theirs) {
+            let mut command = Command::new(program);
+            command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            if *program != "bwrap" {
+                command.arg(format!("croze-bench-{}-{round}", std::process::id()));
+            }
+            let start = Instant::now();
+            if command.status().is_ok_and(|status| status.success()) {
+                times.push(start.elapsed());
+            }
+        }
+    }
+    show("in turn: croze", ours);
+    for ((program, _), times) in others.iter().zip(theirs) {
+        match times.len() {
+            ROUNDS => show(&format!("in turn: {program}"), times),
+            ran => println!("in turn: {program}: ran {ran} times of {ROUNDS}, or is not installed"),
+        }
     }
     Ok(())
 }

@@ -268,7 +268,7 @@ fn explained(error: WorkError, op: &ExecOp, view: &View) -> WorkError {
     }
     match program::not_started(sandbox, &op.args, &op.cwd, view) {
         Some(ended) if matches!(sandbox, SandboxError::NotExecutable { reason: "exec format error", .. }) => {
-            WorkError::Command { how: ended.how(), tail: Vec::new(), hint: emulation::advice(&op.platform) }
+            WorkError::Command { how: ended.how(), tail: Vec::new(), hint: emulation::advice(&op.platform).or(ended.hint) }
         }
         Some(ended) => WorkError::Command { how: ended.how(), tail: Vec::new(), hint: ended.hint },
         None => error,
@@ -294,8 +294,18 @@ fn failure(op: &ExecOp, exit: Exit, tail: Tail, view: &View, resources: &Resourc
             }),
         ),
     };
-    let hint = hint.or_else(|| too_many_processes(&tail.lines, resources));
+    let hint = hint.or_else(|| too_many_processes(&tail.lines, resources)).or_else(|| full_tmpfs(op, &tail.lines));
     WorkError::Command { how, tail: tail.lines.into(), hint }
+}
+
+/// What to say of a command that may have filled one of its file systems in memory.
+fn full_tmpfs(op: &ExecOp, tail: &VecDeque<String>) -> Option<String> {
+    let small = op.mounts.iter().find_map(|mount| match mount.kind {
+        MountKind::Tmpfs { size_bytes: Some(bytes) } => Some((&mount.target, bytes)),
+        _ => None,
+    });
+    let (target, bytes) = small.filter(|_| tail.iter().any(|line| line.contains("No space left on device")))?;
+    Some(format!("the file system in memory at `{target}` holds {bytes} bytes (`size=`)"))
 }
 
 /// What to say of a command that could not fork.

@@ -57,8 +57,11 @@ pub fn not_started(error: &SandboxError, args: &[String], cwd: &str, tree: &dyn 
             ),
         },
         SandboxError::NotExecutable { program, reason } => {
-            let hint = (*reason == "permission denied")
-                .then(|| format!("make it executable: `RUN chmod +x {program}`, or `COPY --chmod=755`"));
+            let hint = match *reason {
+                "permission denied" => Some(format!("make it executable: `RUN chmod +x {program}`, or `COPY --chmod=755`")),
+                "exec format error" => format_hint(program, cwd, tree),
+                _ => None,
+            };
             ended(format!("cannot execute `{program}`: {reason}"), hint)
         }
         other => ended(other.to_string(), None),
@@ -94,23 +97,57 @@ enum Program {
 
 impl Program {
     fn look_at(program: &str, cwd: &str, tree: &dyn FileTree) -> Program {
-        let directory = if program.starts_with('/') { "" } else { cwd };
-        let path = TreePath::clean(format!("{directory}/{program}").as_bytes());
-        let Ok(found) = resolve(tree, &path, Last::Follow) else { return Program::Absent };
-        if found.meta.is_none_or(|meta| meta.kind != FileKind::File) {
-            return Program::Absent;
-        }
-        let mut start = Vec::new();
-        // the kernel reads no more of a first line either
-        let read = tree.open(&found.path).map(|file| file.take(256).read_to_end(&mut start).is_ok());
-        match (read, start.strip_prefix(b"#!")) {
-            (Ok(true), Some(rest)) => {
+        let Some(start) = start_of(program, cwd, tree) else { return Program::Absent };
+        match start.strip_prefix(b"#!") {
+            Some(rest) => {
                 let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
                 Program::Script { interpreter: first_word(&String::from_utf8_lossy(line)) }
             }
             _ => Program::Other,
         }
     }
+}
+
+/// What a file begins with, as much as the kernel reads to find out what it is; `None` if there is no such file.
+fn start_of(program: &str, cwd: &str, tree: &dyn FileTree) -> Option<Vec<u8>> {
+    let directory = if program.starts_with('/') { "" } else { cwd };
+    let path = TreePath::clean(format!("{directory}/{program}").as_bytes());
+    let found = resolve(tree, &path, Last::Follow).ok()?;
+    found.meta.filter(|meta| meta.kind == FileKind::File)?;
+    let mut start = Vec::new();
+    // a file that cannot be read tells nothing
+    let _ = tree.open(&found.path).map(|file| file.take(256).read_to_end(&mut start));
+    Some(start)
+}
+
+/// Processors by the numbers that programs carry (`e_machine`, `elf(5)`).
+const PROCESSORS: [(u16, &str); 10] = [
+    (3, "386"),
+    (8, "mips"),
+    (21, "ppc64le"),
+    (22, "s390x"),
+    (40, "arm"),
+    (50, "ia64"),
+    (62, "amd64"),
+    (183, "arm64"),
+    (243, "riscv64"),
+    (258, "loong64"),
+];
+
+/// Why the kernel does not know a file as a program.
+fn format_hint(program: &str, cwd: &str, tree: &dyn FileTree) -> Option<String> {
+    let start = start_of(program, cwd, tree)?;
+    if start.is_empty() {
+        return Some(format!("`{program}` is empty"));
+    }
+    let Some(header) = start.strip_prefix(b"\x7fELF") else {
+        return Some(format!("if `{program}` is a script, its first line has to name its interpreter, such as `#!/bin/sh`"));
+    };
+    let number = [*header.get(14)?, *header.get(15)?];
+    // the sixth byte says in which order numbers are
+    let number = if header.get(1) == Some(&2) { u16::from_be_bytes(number) } else { u16::from_le_bytes(number) };
+    let (_, name) = PROCESSORS.iter().find(|(known, _)| *known == number)?;
+    Some(format!("`{program}` is a program for {name}: take the one for the platform of this stage, or build for that platform"))
 }
 
 /// The interpreter without its argument; a carriage return stays where it is.
@@ -144,6 +181,28 @@ mod tests {
         check(&["./tool"], b"\x7fELF", "exit code 127: `./tool` is there, but the program that loads its libraries is not");
         check(&["/other"], b"", "exit code 127: no such file or directory: `/other`");
         check(&["/bin/bash", "-ec", "x"], b"", "exit code 127: the image has no `/bin/bash`, which runs the shell form of `RUN`");
+    }
+
+    #[test]
+    fn a_file_that_is_no_program_tells_what_it_is() {
+        let hint = |start: &[u8]| {
+            let temp = tempfile::tempdir().expect("a directory");
+            std::fs::write(temp.path().join("tool"), start).expect("writes");
+            format_hint("/tool", "/", &DirTree::open(temp.path()).expect("opens"))
+        };
+        assert_eq!(hint(b"").as_deref(), Some("`/tool` is empty"));
+        assert!(hint(b"echo hello").is_some_and(|hint| hint.contains("`#!/bin/sh`")));
+        let elf = |order: u8, number: [u8; 2]| {
+            let mut header = b"\x7fELF\x02".to_vec();
+            header.push(order);
+            header.resize(18, 0);
+            header.extend_from_slice(&number);
+            header
+        };
+        assert!(hint(&elf(1, [183, 0])).is_some_and(|hint| hint.contains("for arm64")));
+        assert!(hint(&elf(2, [0, 22])).is_some_and(|hint| hint.contains("for s390x")));
+        assert_eq!(hint(&elf(1, [255, 255])), None);
+        assert_eq!(hint(b"\x7fELF"), None);
     }
 
     #[test]
