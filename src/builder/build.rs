@@ -518,8 +518,8 @@ impl Build {
         }
         let stacks: Vec<&Stack> = built.iter().map(|image: &ProductImage| &*image.stack).collect();
         let answers = told.map(|told| told.lock().expect("no holder of this lock panics").clone()).unwrap_or_default();
-        let leaving =
-            Leaving::of(&cache, imports.clone(), (&ended, answers), &stacks).map_err(|error| report::store_error(&error))?;
+        let leaving = Leaving::of(&cache, imports.clone(), (&ended, answers), &graph, &stacks)
+            .map_err(|error| report::store_error(&error))?;
         Ok(Ran { product: super::output::Product { images: built, epoch, imports }, summary, leaving })
     }
 

@@ -1,6 +1,6 @@
 //! Caches elsewhere: read while a build is planned, written behind its last step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
@@ -11,11 +11,12 @@ use crate::cache::Cache;
 use crate::diagnostic::with_causes;
 use crate::digest::{CacheKey, DiffId};
 use crate::event::StepNumber;
+use crate::graph::{Graph, Mount, MountKind, Op};
 use crate::layer::{Form, LayerLimits};
 use crate::registry::Client;
 use crate::store::{Store, StoreError};
 use crate::travel::{
-    self, Answers, CacheSource, CacheTarget, Import, Imports, Mode, OnFailure, Place, Results, Sent, TravelError,
+    self, Answers, CacheSource, CacheTarget, Import, Imports, Mode, OnFailure, Place, Results, Sent, SentMount, TravelError,
 };
 use crate::worker::Stack;
 
@@ -52,9 +53,10 @@ impl Importing {
 /// Says what was brought here from caches, if anything was.
 pub fn tell_transfers(imports: &Imports, reporter: &Reporter) {
     let fetched = imports.transfers();
-    if fetched.layers > 0 {
+    if fetched.layers + fetched.mounts > 0 {
         let step = reporter.announce("fetching layers from caches".to_owned());
-        reporter.done(step, Some(format!("{}, {}", count(fetched.layers, "layer"), count(fetched.bytes, "byte"))));
+        let mounts = if fetched.mounts > 0 { format!("{}, ", count(fetched.mounts, "cache mount")) } else { String::new() };
+        reporter.done(step, Some(format!("{}, {mounts}{}", count(fetched.layers, "layer"), count(fetched.bytes, "byte"))));
     }
 }
 
@@ -90,9 +92,10 @@ impl Leaving {
         cache: &Cache,
         imports: Arc<Imports>,
         (ended, answers): (&BTreeMap<CacheKey, DiffId>, Answers),
+        graph: &Graph,
         stacks: &[&Stack],
     ) -> Result<Leaving, StoreError> {
-        let mut results = Results { answers, ..Results::default() };
+        let mut results = Results { answers, mount_ids: mount_ids(graph), ..Results::default() };
         for (key, diff_id) in ended {
             if let Some(record) = cache.record(key)?.filter(|record| record.diff_id == *diff_id) {
                 results.records.insert(*key, record);
@@ -142,9 +145,27 @@ impl Leaving {
     }
 }
 
+/// Ids of all cache mounts.
+fn mount_ids(graph: &Graph) -> BTreeSet<String> {
+    let mounts = graph.indices().filter_map(|index| match &graph.step(index).op {
+        Op::Exec(op) => Some(&op.mounts),
+        _ => None,
+    });
+    let id = |mount: &Mount| match &mount.kind {
+        MountKind::Cache { id, .. } => Some(id.clone()),
+        _ => None,
+    };
+    mounts.flatten().filter_map(id).collect()
+}
+
 fn tell_sent(sent: &Sent, reporter: &Reporter, step: StepNumber) {
     let new = format!("sent {}, {}", count(sent.layers as u64, "layer"), count(sent.bytes, "byte"));
     reporter.note(step, if sent.there > 0 { format!("{new}; {} were there", sent.there) } else { new });
+    if sent.mounts > 0 {
+        let SentMount { sent_bytes, there_bytes } = sent.of_mounts;
+        let mounts = count(sent.mounts as u64, "cache mount");
+        reporter.note(step, format!("{mounts}: sent {}; {there_bytes} were there", count(sent_bytes, "byte")));
+    }
     reporter.note(step, format!("writing cache manifest {} of {}", sent.root, count(sent.results as u64, "result")));
 }
 

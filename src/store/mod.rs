@@ -12,7 +12,7 @@
 //! ROOT/layers/HEX/record     LayerRecord as JSON, and the boot it was written in; HEX/ appears by one rename
 //! ROOT/layers/HEX/proven     empty; the layer was found whole after the machine was started anew
 //! ROOT/names/HOST/REPO/:TAG  NameRecord as JSON; the colon keeps tags apart from deeper repositories
-//! ROOT/cache-mounts/ID/      contents of RUN --mount=type=cache
+//! ROOT/cache-mounts/HEX/     data/: contents of RUN --mount=type=cache; about: MountAbout as JSON
 //! ROOT/index.sqlite          records, memos, compressed variants, stat index; can be rebuilt or dropped
 //! ROOT/locks/KEY             a step that some process runs now (file lock)
 //! ROOT/leases/N.lease        a command that uses the store now (file lock); leases/gate keeps pruners and users apart
@@ -53,6 +53,7 @@ pub use format::Flavour;
 pub use layers::{Kept, LayerRecord, Soundness, StoredLayer};
 pub use lease::{Lease, Pruning};
 pub use lock::StepLock;
+pub use mounts::MountAbout;
 pub use names::{NameCheck, NameOrigin, NameRecord};
 pub use temp::TempDir;
 pub use usage::{Usage, UsageKind};

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::mounts::MountOffer;
 use crate::cache::key;
 use crate::digest::{CacheKey, DiffId, Digest};
 use crate::image::{Descriptor, document};
@@ -29,6 +30,8 @@ pub struct Contents {
     pub layers: BTreeMap<DiffId, Offer>,
     /// What layers have told, see [`super::answers`].
     pub answers: Option<Descriptor>,
+    /// Cache mounts by name.
+    pub mounts: BTreeMap<Digest, MountOffer>,
 }
 
 /// A layer of a cache.
@@ -82,7 +85,7 @@ impl Contents {
         document::compact(&Document {
             layers: self.layers.iter().map(layer).collect(),
             records: self.records.iter().filter_map(record).collect(),
-            croze: Some(Own { version: VERSION, keys: keys(), answers: self.answers.clone() }),
+            croze: Some(Own { version: VERSION, keys: keys(), answers: self.answers.clone(), mounts: self.mounts.clone() }),
         })
     }
 
@@ -97,7 +100,10 @@ impl Contents {
             None => return Err(BadConfig::Foreign),
             Some(own) if own.version != VERSION => return Err(BadConfig::OtherVersion(format!("format {}", own.version))),
             Some(own) if own.keys != keys() => return Err(BadConfig::OtherVersion(format!("keys `{}`", own.keys))),
-            Some(own) => contents.answers = own.answers,
+            Some(own) => {
+                contents.answers = own.answers;
+                contents.mounts = own.mounts;
+            }
         }
         let mut names = Vec::with_capacity(document.layers.len());
         for layer in document.layers {
@@ -184,6 +190,8 @@ struct Own {
     keys: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     answers: Option<Descriptor>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    mounts: BTreeMap<Digest, MountOffer>,
 }
 
 fn rfc3339(seconds: i64) -> String {
@@ -199,6 +207,7 @@ fn seconds(text: &str) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::MountAbout;
 
     fn contents() -> Contents {
         let [kept, named] = [b"kept", b"name"].map(|text| DiffId(Digest::of(text)));
@@ -214,6 +223,13 @@ mod tests {
                 (named, Offer { blob: None, tar_bytes: 512 }),
             ]),
             answers: Some(Descriptor::new(super::super::answers::MEDIA_TYPE, Digest::of(b"answers"), 7)),
+            mounts: BTreeMap::from([(
+                Digest::of(b"mount"),
+                MountOffer {
+                    about: MountAbout { id: "m".into(), uid: 1, gid: 2, mode: 0o700 },
+                    list: Descriptor::new("list", Digest::of(b"list"), 9),
+                },
+            )]),
         }
     }
 

@@ -33,6 +33,8 @@ pub struct CacheTarget {
     pub root: RootForm,
     /// `oci-mediatypes=`.
     pub dialect: Dialect,
+    /// `mounts=`.
+    pub mounts: Mounts,
     /// `ignore-error=`.
     pub on_failure: OnFailure,
 }
@@ -99,6 +101,17 @@ pub enum RootForm {
     Manifest,
     /// An index whose entries are the blobs themselves, as BuildKit used to write.
     Index,
+}
+
+/// `mounts=`: which contents of `RUN --mount=type=cache` go along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mounts {
+    /// None.
+    None,
+    /// Those that the build has.
+    All,
+    /// Those with these ids, `a;b`.
+    Ids(Vec<String>),
 }
 
 /// What becomes of a build whose cache could not be written.
@@ -198,8 +211,16 @@ const BUCKET_KEYS: [&str; 16] = [
     "retry_max_attempts",
 ];
 /// How a cache is written, whatever its type.
-const WRITING_KEYS: [&str; 7] =
-    ["mode", "image-manifest", "oci-mediatypes", "compression", "compression-level", "force-compression", "ignore-error"];
+const WRITING_KEYS: [&str; 8] = [
+    "mode",
+    "mounts",
+    "image-manifest",
+    "oci-mediatypes",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "ignore-error",
+];
 
 /// What a flag asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -264,6 +285,11 @@ impl CacheTarget {
             mode,
             encoding: Encoding { compression, level },
             recompress: fields.boolean("force-compression")?.unwrap_or(false),
+            mounts: match fields.value("mounts") {
+                None | Some("") => Mounts::None,
+                Some("all") => Mounts::All,
+                Some(ids) => Mounts::Ids(ids.split(';').map(str::to_owned).collect()),
+            },
             root: if as_manifest { RootForm::Manifest } else { RootForm::Index },
             dialect,
             on_failure: if fields.boolean("ignore-error")?.unwrap_or(false) { OnFailure::Note } else { OnFailure::Fail },
@@ -443,6 +469,9 @@ mod tests {
         assert_eq!(target.encoding, Encoding { compression: Compression::Zstd, level: Some(9) });
         assert_eq!((target.mode, target.recompress, target.on_failure), (Mode::Max, true, OnFailure::Note));
         assert_eq!((target.root, target.dialect), (RootForm::Manifest, Dialect::Oci));
+        assert_eq!(target.mounts, Mounts::None);
+        assert_eq!(to("type=local,dest=d,mounts=all").mounts, Mounts::All);
+        assert_eq!(to("type=local,dest=d,mounts=a;/b").mounts, Mounts::Ids(vec!["a".into(), "/b".into()]));
         let target = to("type=registry,ref=a,oci-mediatypes=false");
         assert_eq!((target.root, target.dialect), (RootForm::Index, Dialect::Docker));
     }

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::config::{BadConfig, Contents, Offer};
+use super::mounts::{self, MountOffer};
 use super::{Answers, Place, TravelError};
 use crate::cache::Elsewhere;
 use crate::digest::{CacheKey, ChainId, DiffId, Digest};
@@ -56,6 +57,8 @@ impl Import {
 pub struct Transfers {
     /// Layers.
     pub layers: u64,
+    /// Cache mounts.
+    pub mounts: u64,
     /// Bytes of their blobs.
     pub bytes: u64,
 }
@@ -66,6 +69,7 @@ pub struct Imports {
     imports: Vec<Import>,
     refused: Mutex<Refused>,
     fetched_layers: AtomicU64,
+    fetched_mounts: AtomicU64,
     fetched_bytes: AtomicU64,
 }
 
@@ -119,9 +123,41 @@ impl Imports {
         all
     }
 
+    /// Whether a cache has the cache mount called `name`.
+    pub fn has_mount(&self, name: &Digest) -> bool {
+        self.mount(name).is_some()
+    }
+
+    /// Brings a cache mount here, unless it is there by now.
+    ///
+    /// # Errors
+    /// What is wrong with it; it can begin empty then.
+    pub async fn fetch_mount(&self, store: &Store, limits: LayerLimits, name: &Digest) -> Result<(), TravelError> {
+        if let Some((offer, place)) = self.mount(name) {
+            let bytes = mounts::fetch(store, place, name, offer, limits).await?;
+            self.fetched_mounts.fetch_add(1, Ordering::Relaxed);
+            self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// A cache mount as the first cache offers it that has it.
+    pub(super) fn mount(&self, name: &Digest) -> Option<(&MountOffer, &Place)> {
+        self.imports.iter().find_map(|import| Some((import.contents.mounts.get(name)?, &import.place)))
+    }
+
+    /// All cache mounts that caches have.
+    pub(super) fn mounts(&self) -> impl Iterator<Item = (&Digest, &MountOffer)> {
+        self.imports.iter().flat_map(|import| &import.contents.mounts)
+    }
+
     /// What was brought here so far.
     pub fn transfers(&self) -> Transfers {
-        Transfers { layers: self.fetched_layers.load(Ordering::Relaxed), bytes: self.fetched_bytes.load(Ordering::Relaxed) }
+        Transfers {
+            layers: self.fetched_layers.load(Ordering::Relaxed),
+            mounts: self.fetched_mounts.load(Ordering::Relaxed),
+            bytes: self.fetched_bytes.load(Ordering::Relaxed),
+        }
     }
 
     /// A layer as a cache offers it, and where its blob is.

@@ -27,17 +27,20 @@ use crate::store::StoreError;
 
 pub mod answers;
 mod bucket;
+mod chunks;
 pub mod config;
 mod directory;
 pub mod flag;
 mod import;
+mod mounts;
 pub mod place;
 mod send;
 mod sign;
 
 pub use answers::Answers;
-pub use flag::{Address, CacheSource, CacheTarget, FlagError, Mode, OnFailure};
+pub use flag::{Address, CacheSource, CacheTarget, FlagError, Mode, Mounts, OnFailure};
 pub use import::{Import, Imports, Transfers};
+pub use mounts::SentMount;
 pub use place::Place;
 pub use send::{Results, Sent, send};
 

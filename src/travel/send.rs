@@ -7,14 +7,15 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::config::{self, Contents, Offer};
-use super::flag::{CacheTarget, RootForm};
+use super::flag::{CacheTarget, Mounts, RootForm};
+use super::mounts::{self, Chunk, MountOffer, SentMount};
 use super::place::Writer;
 use super::{Answers, Imports, Place, TravelError, answers};
 use crate::digest::{CacheKey, DiffId, Digest};
 use crate::image::{Descriptor, Dialect, Index, Manifest, document, media_type};
 use crate::layer::{self, Compression, LayerError, LayerLimits};
 use crate::registry::Taken;
-use crate::store::{Record, Store};
+use crate::store::{MountAbout, Record, Store};
 use crate::task;
 
 /// Blobs on their way at a time, as many as BuildKit has.
@@ -29,6 +30,8 @@ pub struct Results {
     pub carried: BTreeSet<DiffId>,
     /// What their keys took to find.
     pub answers: Answers,
+    /// Ids of the build's cache mounts.
+    pub mount_ids: BTreeSet<String>,
 }
 
 /// What was sent.
@@ -44,6 +47,10 @@ pub struct Sent {
     pub bytes: u64,
     /// Layers that the place had, or took from another of its repositories.
     pub there: usize,
+    /// Cache mounts that it has now.
+    pub mounts: usize,
+    /// What these took.
+    pub of_mounts: SentMount,
 }
 
 /// Everything that sending needs.
@@ -76,10 +83,18 @@ pub async fn send(
 
 impl Sending<'_> {
     async fn send(&self, results: &Results) -> Result<Sent, TravelError> {
-        let writer = self.place.writer(self.mounts(&results.carried)).await?;
+        let writer = self.place.writer(self.origins(&results.carried)).await?;
         let named: BTreeSet<DiffId> = results.records.values().map(|record| record.diff_id).collect();
         let mut contents = Contents { records: results.records.clone(), ..Contents::default() };
-        let mut sent = Sent { root: Digest::of(b""), results: results.records.len(), layers: 0, bytes: 0, there: 0 };
+        let mut sent = Sent {
+            root: Digest::of(b""),
+            results: results.records.len(),
+            layers: 0,
+            bytes: 0,
+            there: 0,
+            mounts: 0,
+            of_mounts: SentMount::default(),
+        };
         let slots = Arc::new(Semaphore::new(BLOBS_AT_A_TIME));
         let mut tasks = JoinSet::new();
         for diff_id in named {
@@ -118,12 +133,13 @@ impl Sending<'_> {
             let bytes = results.answers.to_bytes();
             contents.answers = Some(self.document(&writer, answers::MEDIA_TYPE, bytes).await?);
         }
-        sent.root = self.finish(&writer, &contents).await?;
+        let chunks = self.mounts(&writer, &results.mount_ids, &mut contents, &mut sent).await?;
+        sent.root = self.finish(&writer, &contents, chunks).await?;
         Ok(sent)
     }
 
     /// Writes the document and names it.
-    async fn finish(&self, writer: &Writer, contents: &Contents) -> Result<Digest, TravelError> {
+    async fn finish(&self, writer: &Writer, contents: &Contents, chunks: Vec<Chunk>) -> Result<Digest, TravelError> {
         if writer.is_flat() {
             let bytes = contents.to_bytes();
             let root = Descriptor::of(config::MEDIA_TYPE, &bytes);
@@ -143,7 +159,11 @@ impl Sending<'_> {
                 Some(blob)
             })
             .chain(contents.answers.clone())
+            .chain(contents.mounts.values().map(|offer| offer.list.clone()))
             .collect();
+        // what no manifest names a registry may drop
+        let chunks = chunks.iter().map(Chunk::descriptor).filter(|chunk| seen.insert(chunk.digest));
+        let blobs: Vec<Descriptor> = blobs.into_iter().chain(chunks).collect();
         let (root_type, bytes) = match self.target.root {
             RootForm::Manifest => {
                 let media_type = media_type::MANIFEST.to_owned();
@@ -162,6 +182,56 @@ impl Sending<'_> {
         Ok(root.digest)
     }
 
+    /// Sends the wanted cache mounts; the chunks that the cache has of them.
+    async fn mounts(
+        &self,
+        writer: &Writer,
+        of_build: &BTreeSet<String>,
+        contents: &mut Contents,
+        sent: &mut Sent,
+    ) -> Result<Vec<Chunk>, TravelError> {
+        let is_wanted = |id: &String| match &self.target.mounts {
+            Mounts::None => false,
+            Mounts::All => of_build.contains(id),
+            // an id is kept as a path
+            Mounts::Ids(ids) => ids.iter().any(|wanted| wanted.trim_matches('/') == id.trim_matches('/')),
+        };
+        if self.target.mounts == Mounts::None {
+            return Ok(Vec::new());
+        }
+        let store = self.store.clone();
+        let here = task::blocking(move || store.cache_mounts()).await?;
+        let here = here.into_iter().filter_map(|(name, about)| Some((name, about.filter(|about| is_wanted(&about.id))?)));
+        let mut wanted: BTreeMap<Digest, MountAbout> = here.collect();
+        let mut chunks = Vec::new();
+        // those that no step of this build has used stay in a cache that is written again
+        for (name, _) in self.imports.mounts().filter(|(_, offer)| is_wanted(&offer.about.id)) {
+            let Some((offer, place)) = self.imports.mount(name).filter(|_| !wanted.contains_key(name)) else { continue };
+            if place.shares_blobs_with(self.place) {
+                chunks.extend(mounts::list(place, offer).await?.chunks);
+                contents.mounts.insert(*name, offer.clone());
+            } else {
+                self.imports.fetch_mount(self.store, self.limits, name).await?;
+                wanted.insert(*name, offer.about.clone());
+            }
+        }
+        for (name, about) in wanted {
+            // a step of another build may have it to itself just now
+            let (store, key) = (self.store.clone(), CacheKey(name));
+            let lock = task::blocking(move || store.lock_step(&key)).await?;
+            let (list, taken) = mounts::send(self.store, writer, &name).await?;
+            drop(lock);
+            let bytes = document::compact(&list);
+            let list_of = self.document(writer, mounts::LIST_TYPE, bytes).await?;
+            contents.mounts.insert(name, MountOffer { about, list: list_of });
+            chunks.extend(list.chunks);
+            sent.of_mounts.sent_bytes += taken.sent_bytes;
+            sent.of_mounts.there_bytes += taken.there_bytes;
+        }
+        sent.mounts = contents.mounts.len();
+        Ok(chunks)
+    }
+
     /// Sends a document as a blob.
     async fn document(&self, writer: &Writer, kind: &str, bytes: Vec<u8>) -> Result<Descriptor, TravelError> {
         let descriptor = Descriptor::of(kind, &bytes);
@@ -172,7 +242,7 @@ impl Sending<'_> {
     }
 
     /// Repositories of the place's host that other caches are in.
-    fn mounts(&self, carried: &BTreeSet<DiffId>) -> Vec<String> {
+    fn origins(&self, carried: &BTreeSet<DiffId>) -> Vec<String> {
         let mut mounts: Vec<String> = carried.iter().filter_map(|diff_id| origin(self.imports, self.place, diff_id)).collect();
         mounts.sort();
         mounts.dedup();

@@ -11,7 +11,7 @@ use super::hearsay::{Basis, HeardDigests, Parent, ToldDigests};
 use super::secret::Credentials;
 use super::{LocalWorker, Output, Stack, Strictness, Task, attend, mkdir, mounts, retry, stack};
 use crate::cache::KeySink;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, with_causes};
 use crate::digest::{CacheKey, ChainId, ContentDigest, Digest, Hasher};
 use crate::event::Event;
 use crate::graph::{Chmod, CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, Origin, StepIndex, Unpack};
@@ -387,6 +387,7 @@ impl LocalWorker {
         }
         self.start(op, self.shared.numbers.get(&task.index).copied()).await?;
         let cache_names = mounts::cache_names(op, &task.inputs);
+        self.bring_mounts(task.index, &cache_names).await;
         let mut locks = Vec::new();
         for key in mounts::locked_caches(op, &cache_names) {
             locks.push(match self.shared.store.try_lock_step(&key)? {
@@ -398,6 +399,22 @@ impl LocalWorker {
             });
         }
         Ok(Ready { trees, mounted_trees, cache_names, locks })
+    }
+
+    /// Brings cache mounts that are in caches elsewhere and not here. What cannot be had begins empty.
+    async fn bring_mounts(&self, index: StepIndex, names: &[Option<Digest>]) {
+        for name in names.iter().flatten() {
+            let shared = &self.shared;
+            if !shared.imports.has_mount(name) || shared.store.has_cache_mount(name) {
+                continue;
+            }
+            let cell = self.fetched.lock().expect("no holder of this lock panics").entry(*name).or_default().clone();
+            let fetch = async || shared.imports.fetch_mount(&shared.store, shared.limits, name).await;
+            if let (Err(error), Some(step)) = (cell.get_or_try_init(fetch).await, shared.numbers.get(&index)) {
+                let text = format!("a cache mount begins empty: {}", with_causes(&error));
+                shared.events.event(Event::Note { step: *step, text });
+            }
+        }
     }
 
     /// The layer directories that a mount reads. A context is copied first: a mount shows what the ignore file leaves of it, owned

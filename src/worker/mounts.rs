@@ -10,7 +10,7 @@ use crate::digest::{CacheKey, Digest};
 use crate::graph::{ExecOp, Mount, MountKind, Sharing};
 use crate::sandbox;
 use crate::snapshot::{FileKind, Last, TreePath, View, dir, resolve};
-use crate::store::{StepLock, TempDir};
+use crate::store::{MountAbout, StepLock, TempDir};
 
 /// Mounts ready for the sandbox, and what must live as long as the command.
 #[derive(Default)]
@@ -179,26 +179,25 @@ fn cache(
     shared: &Shared,
     mounted: &mut Mounted,
 ) -> Result<sandbox::MountKind, WorkError> {
-    let (MountKind::Cache { sharing, seed, uid, gid, mode, writable, .. }, Some(name)) = (&mount.kind, name) else {
+    let (MountKind::Cache { id, sharing, seed, uid, gid, mode, writable, .. }, Some(mut name)) = (&mount.kind, name) else {
         unreachable!("only cache mounts come here")
     };
-    let mut directory = shared.store.cache_mount(&name)?;
     match sharing {
         Sharing::Shared | Sharing::Locked => {}
         Sharing::Private => {
             let mut number = 0;
             loop {
-                let name = Digest::of(format!("{name} private {number}").as_bytes());
-                if let Some(lock) = shared.store.try_lock_step(&CacheKey(name))? {
+                let own = Digest::of(format!("{name} private {number}").as_bytes());
+                if let Some(lock) = shared.store.try_lock_step(&CacheKey(own))? {
                     mounted.held.push(Held::Lock(lock));
-                    directory = shared.store.cache_mount(&name)?;
+                    name = own;
                     break;
                 }
                 number += 1;
             }
         }
     }
-    let data = directory.join("data");
+    let data = shared.store.cache_mount_path(&name).join("data");
     if !data.exists() {
         let fresh = shared.store.temp_dir()?;
         let tree = fresh.path.join("data");
@@ -213,12 +212,8 @@ fn cache(
                 set_owner_and_mode(&tree, meta.uid, meta.gid, meta.mode)?;
             }
         }
-        match std::fs::rename(&tree, &data) {
-            Ok(()) => {}
-            // another process was faster
-            Err(_) if data.exists() => {}
-            Err(error) => return Err(WorkError::system("create a cache mount")(error)),
-        }
+        let about = MountAbout { id: id.clone(), uid: *uid, gid: *gid, mode: *mode };
+        shared.store.publish_cache_mount(&name, &tree, &about)?;
     }
     Ok(sandbox::MountKind::Bind { source: data, subpath: String::new(), writable: *writable })
 }

@@ -189,6 +189,63 @@ fn a_bucket_brings_what_is_read_and_no_more() {
     assert_eq!(told, [format!("{url} answers with status 403; the build goes on without it")]);
 }
 
+/// Fills its cache mount the first time, and says what it found there.
+fn with_mount(word: &str) -> String {
+    let fill = "mkdir -p /m/sub && head -c 6000000 /dev/urandom > /m/sub/old && chmod 600 /m/sub/old && ln -s old /m/sub/link";
+    let text = "FROM busybox\nRUN --mount=type=cache,id=deps,target=/m,uid=7 [ -e /m/sub/old ] && cat /m/word || (FILL); \
+                ls -ln /m/sub; echo WORD > /m/word\n";
+    text.replace("FILL", fill).replace("WORD", word)
+}
+
+#[test]
+fn cache_mounts_travel_and_what_changed_is_sent() {
+    let (first, second, third) = (machine(), machine(), machine());
+    let cache = first.text_path("cache");
+    let (from, to) = (format!("type=local,src={cache}"), format!("type=local,dest={cache},mounts=all"));
+    let built = first.dockerfile(&with_mount("one")).build(&["--cache-to", &to]).succeeds();
+    let sent = said(&built, "exporting cache to client directory");
+    let bytes = |line: &str, before: &str, after: &str| -> u64 {
+        let (_, rest) = line.split_once(before).expect(line);
+        rest.split(after).next().and_then(|text| text.parse().ok()).expect(line)
+    };
+    assert!(bytes(&sent[1], "1 cache mount: sent ", " byte") > 6_000_000, "{sent:?}");
+    // warm on an empty machine
+    second.dockerfile(&with_mount("two"));
+    let built = second.build(&["--cache-from", &from, "--cache-to", &to]).succeeds();
+    assert!(built.stderr.lines().any(|line| line.ends_with(" one")), "{}", built.stderr);
+    assert!(built.stderr.contains("-rw-------    1 0        0          6000000"), "{}", built.stderr);
+    let fetched = said(&built, "fetching layers from caches");
+    assert!(fetched[0].starts_with("0 layers, 1 cache mount, 6"), "{fetched:?}");
+    let sent = said(&built, "exporting cache to client directory");
+    let (new, there) = (bytes(&sent[1], "sent ", " byte"), bytes(&sent[1], "; ", " were there"));
+    assert!(new < 5_000_000 && there > 1_000_000, "{sent:?}");
+    // a build that uses none leaves it in the cache
+    let built = third.dockerfile(&with_mount("two")).build(&["--cache-from", &from, "--cache-to", &to]).succeeds();
+    assert_eq!(built.count("CACHED"), 1, "{}", built.stderr);
+    third.dockerfile(&with_mount("three"));
+    let built = third.build(&["--cache-from", &from]).succeeds();
+    assert!(built.stderr.lines().any(|line| line.ends_with(" two")), "{}", built.stderr);
+}
+
+#[test]
+fn a_spoiled_cache_mount_begins_empty() {
+    let (first, second) = (machine(), machine());
+    let cache = first.path("cache");
+    first
+        .dockerfile(&with_mount("one"))
+        .build(&["--cache-to", &format!("type=local,dest={},mounts=deps", cache.display())])
+        .succeeds();
+    for blob in fs::read_dir(cache.join("blobs/sha256")).expect("a cache").map(|entry| entry.expect("readable").path()) {
+        if fs::metadata(&blob).expect("there").len() > 100_000 {
+            fs::write(&blob, "other").expect("written");
+        }
+    }
+    let built =
+        second.dockerfile(&with_mount("two")).build(&["--cache-from", &format!("type=local,src={}", cache.display())]).succeeds();
+    let expected = format!("a cache mount begins empty: the cache at `{}` has sha256:", cache.display());
+    assert!(built.stderr.contains(&expected), "{}", built.stderr);
+}
+
 /// The blobs of a cache that are no documents.
 fn layers(cache: &Path) -> Vec<PathBuf> {
     let blobs = fs::read_dir(cache.join("blobs/sha256")).expect("a cache").map(|entry| entry.expect("readable").path());
