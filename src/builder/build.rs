@@ -40,7 +40,7 @@ use crate::source::image::{AnsweredBy, PullPolicy, ResolvedImage};
 use crate::source::{self, oci_layout::LayoutAddress};
 use crate::store::Store;
 use crate::task;
-use crate::travel::{Answers, Imports};
+use crate::travel::{self, Answers, Imports};
 use crate::worker::ahead::Ahead;
 use crate::worker::{Credentials, LocalWorker, Output, Shared, Shells, Sources, Stack, Strictness, Wanting, WorkError};
 
@@ -68,7 +68,15 @@ pub async fn build(
     }
     let cancel = build.cancel.clone();
     let imports = unless_canceled(&cancel, async { Ok(importing.finish(&build.reporter).await) }).await?;
-    let Ran { product, summary, leaving } = build.run((plan, wanting), inputs, &outputs, imports).await?;
+    let Ran { mut product, summary, leaving } = build.run((plan, wanting), inputs, &outputs, imports).await?;
+    for image in &mut product.images {
+        let config = &mut image.draft.config.rest;
+        // a base image's is about the base image
+        config.remove(travel::inline::MEMBER);
+        if build.request.has_inline_cache() {
+            config.insert(travel::inline::MEMBER.to_owned(), leaving.inline().into());
+        }
+    }
     let exporting = super::output::export((&build.store, &build.client), product, outputs, &build.reporter, &mut build.request);
     let exported = unless_canceled(&cancel, exporting).await?;
     for target in &build.request.cache_to {
@@ -420,7 +428,7 @@ impl Build {
         }
         let events = self.events(&graph, &numbers, &imports);
         let mut ahead = Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch), all_forms: Vec::new() };
-        let told = (!self.request.cache_to.is_empty()).then(|| Arc::new(Mutex::new(Answers::default())));
+        let told = self.request.leaves_cache().then(|| Arc::new(Mutex::new(Answers::default())));
         let (all_forms, image_forms) = caches::forms(&self.request.cache_to);
         ahead.all_forms = all_forms;
         ahead.forms.extend(image_forms);
@@ -492,7 +500,7 @@ impl Build {
             // losing the index costs reading the files again next time, no more
             let _ = context.save_index();
         }
-        let ended = if self.request.cache_to.is_empty() { BTreeMap::new() } else { cache.ended_steps() };
+        let ended = if self.request.leaves_cache() { cache.ended_steps() } else { BTreeMap::new() };
         // losing it costs an explanation
         let _ = cache.save_history(self.now_secs());
         let (outputs, summary) = ran.map_err(|failure| match failure {

@@ -15,6 +15,8 @@ use crate::graph::{Graph, Mount, MountKind, Op};
 use crate::layer::{Form, LayerLimits};
 use crate::registry::Client;
 use crate::store::{Store, StoreError};
+use crate::travel::config::{Contents, Offer};
+use crate::travel::inline;
 use crate::travel::{
     self, Answers, CacheSource, CacheTarget, Import, Imports, Mode, OnFailure, Place, Results, Sent, SentMount, TravelError,
 };
@@ -27,11 +29,11 @@ impl Importing {
     /// Begins to read all of them.
     pub fn begin(sources: &[CacheSource], client: &Client, reporter: &Reporter) -> Importing {
         let begin = |source: &CacheSource| {
-            let place = Place::new(&source.address, client);
+            let place = Place::new(&source.address, client)?;
             let step = reporter.announce(format!("importing cache manifest from {}", place.name()));
-            (step, tokio::spawn(Import::open(place)))
+            Some((step, tokio::spawn(Import::open(place))))
         };
-        Importing(sources.iter().map(begin).collect())
+        Importing(sources.iter().filter_map(begin).collect())
     }
 
     /// Waits for them. One that cannot be read is none, and a note says why.
@@ -106,6 +108,15 @@ impl Leaving {
         Ok(Leaving { imports, results, image_layers })
     }
 
+    /// The cache as a member of an image's config.
+    pub fn inline(&self) -> String {
+        let mut contents = Contents { records: self.results.records.clone(), ..Contents::default() };
+        for record in contents.records.values() {
+            contents.layers.insert(record.diff_id, Offer { blob: None, tar_bytes: 0 });
+        }
+        inline::write(&contents, self.results.answers.clone())
+    }
+
     /// Writes one cache and tells so.
     ///
     /// # Errors
@@ -117,7 +128,8 @@ impl Leaving {
         target: &CacheTarget,
         reporter: &Reporter,
     ) -> Result<(), BuildError> {
-        let place = Place::new(&target.address, client);
+        // what goes with the image has gone by now
+        let Some(place) = Place::new(&target.address, client) else { return Ok(()) };
         let step = reporter.announce(place.describe_sending().to_owned());
         let mut results = self.results.clone();
         if target.mode == Mode::Min {

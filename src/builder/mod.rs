@@ -24,6 +24,7 @@ pub use lock::Locking;
 pub use run::{RunRequest, RunResult, Volume, run};
 
 pub use crate::plan::limits::{BadLimit, retry, time_limit};
+use crate::travel::Address;
 pub use crate::travel::flag::{Asked, CacheSource, CacheTarget, FlagError};
 pub use crate::worker::{Secret, SecretSource, SshAgent, Strictness};
 pub use crate::worker::{StandardStreams, Wiring};
@@ -31,6 +32,7 @@ pub use crate::worker::{StandardStreams, Wiring};
 pub mod archive;
 pub mod attest;
 mod build;
+pub mod cache_mounts;
 mod caches;
 mod calls;
 pub mod diff;
@@ -128,6 +130,18 @@ impl BuildRequest {
         let asked = self.build_args.iter().rev().find(|(name, _)| name == "BUILDKIT_MULTI_PLATFORM");
         let asked = asked.is_some_and(|(_, value)| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"));
         if asked || self.platforms.len() > 1 { Form::Index } else { Form::Manifest }
+    }
+
+    /// Whether the image itself takes what its steps came to along.
+    fn has_inline_cache(&self) -> bool {
+        let asked = self.build_args.iter().rev().find(|(name, _)| name == "BUILDKIT_INLINE_CACHE");
+        asked.is_some_and(|(_, value)| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
+            || self.cache_to.iter().any(|target| target.address == Address::Image)
+    }
+
+    /// Whether other machines are to have what steps came to.
+    fn leaves_cache(&self) -> bool {
+        !self.cache_to.is_empty() || self.has_inline_cache()
     }
 
     /// Proxies of the client, by the names of its variables.

@@ -62,6 +62,50 @@ pub enum Command {
     Prune(PruneArgs),
     /// Check everything in the store, and drop what is damaged
     Fsck,
+    /// List, show, copy and drop what `RUN --mount=type=cache` keeps
+    CacheMount(CacheMountArgs),
+}
+
+/// `croze cache-mount`.
+#[derive(Debug, clap::Args)]
+pub struct CacheMountArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CacheMountCommand,
+}
+
+/// What to do with cache mounts.
+#[derive(Debug, clap::Subcommand)]
+pub enum CacheMountCommand {
+    /// List them
+    Ls,
+    /// Show where one is, and what it holds
+    Inspect {
+        /// Its id (without `id=`, its target), or the first digits of its name
+        id: String,
+    },
+    /// Write the files of one as a tar
+    Export {
+        /// Its id, or the first digits of its name
+        id: String,
+        /// File to write [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Replace the files of one by those of a tar
+    Import {
+        /// Its id
+        id: String,
+        /// File to read [default: standard input]
+        #[arg(short, long, value_name = "FILE")]
+        input: Option<PathBuf>,
+    },
+    /// Drop some
+    Rm {
+        /// Their ids, or the first digits of their names
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
 }
 
 /// `croze pull`.

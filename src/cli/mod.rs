@@ -18,6 +18,7 @@ use crate::diagnostic::Diagnostic;
 pub mod args;
 mod base64;
 mod build;
+mod cache_mount;
 mod call;
 mod environment;
 mod explain;
@@ -64,6 +65,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
         Command::Du => store::du(environment),
         Command::Prune(args) => store::prune(&args, environment),
         Command::Fsck => store::fsck(environment),
+        Command::CacheMount(args) => cache_mount::run(args, environment),
         Command::Explain(args) => explain::run(&args, environment),
         Command::Inspect(args) => listing::inspect(&args, environment),
         Command::History(args) => images::history(&args, environment),

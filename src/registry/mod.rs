@@ -9,7 +9,7 @@
 //! Elsewhere: which image is used and where it is kept (`source::image`), compression (`layer`).
 
 mod auth;
-mod base64;
+pub mod base64;
 mod blob;
 mod client;
 mod config;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{CacheKey, ChainId, Digest};
@@ -42,8 +43,7 @@ impl Answers {
 
     /// The document's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let text = serde_json::to_vec(self).expect("answers are plain data");
-        zstd::bulk::compress(&text, LEVEL).unwrap_or_default()
+        pack(self)
     }
 
     /// Reads a document.
@@ -51,14 +51,25 @@ impl Answers {
     /// # Errors
     /// In words, for what is none.
     pub fn parse(bytes: &[u8]) -> Result<Answers, String> {
-        let mut text = Vec::new();
-        let mut plain = zstd::Decoder::new(bytes).map_err(|error| error.to_string())?.take(MOST_BYTES + 1);
-        plain.read_to_end(&mut text).map_err(|error| error.to_string())?;
-        if text.len() as u64 > MOST_BYTES {
-            return Err(format!("its answers have more than {MOST_BYTES} bytes"));
-        }
-        serde_json::from_slice(&text).map_err(|error| error.to_string())
+        unpack(bytes)
     }
+}
+
+/// A value as compressed JSON.
+pub(super) fn pack(value: &impl Serialize) -> Vec<u8> {
+    let text = serde_json::to_vec(value).expect("documents are plain data");
+    zstd::bulk::compress(&text, LEVEL).unwrap_or_default()
+}
+
+/// Reads a value that [`pack`] wrote.
+pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let mut text = Vec::new();
+    let mut plain = zstd::Decoder::new(bytes).map_err(|error| error.to_string())?.take(MOST_BYTES + 1);
+    plain.read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(format!("its answers have more than {MOST_BYTES} bytes"));
+    }
+    serde_json::from_slice(&text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -46,6 +46,9 @@ pub struct Offer {
 /// Why bytes are no document that can be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadConfig {
+    /// An image without a cache in it.
+    #[error("it is an image without a cache")]
+    Absent,
     /// BuildKit's own.
     #[error("it was written by BuildKit")]
     Foreign,

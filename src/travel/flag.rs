@@ -60,6 +60,8 @@ pub enum Address {
     },
     /// A bucket.
     Bucket(Box<BucketAddress>),
+    /// The config of the image that is built.
+    Image,
 }
 
 /// A bucket of S3, and where in it the cache is.
@@ -346,6 +348,10 @@ impl Fields {
         let kind = self.kind;
         match kind {
             "registry" | "local" | "s3" => None,
+            "inline" if flag == "--cache-to" => None,
+            "inline" => {
+                Some(format!("`{flag} type=inline` is ignored: name the image that has the cache, `type=registry,ref=NAME`"))
+            }
             _ => {
                 Some(format!("`{flag} type={kind}` is ignored: croze has no such cache; `registry`, `local` and `s3` are there"))
             }
@@ -375,6 +381,9 @@ impl Fields {
     fn address(&self, path_key: &'static str, variable: &Variables<'_>) -> Result<Address, FlagError> {
         if self.kind == "s3" {
             return Ok(Address::Bucket(Box::new(self.bucket(variable)?)));
+        }
+        if self.kind == "inline" {
+            return Ok(Address::Image);
         }
         if self.kind == "local" {
             let digest = self.value("digest").filter(|text| !text.is_empty());
@@ -470,6 +479,7 @@ mod tests {
         assert_eq!((target.mode, target.recompress, target.on_failure), (Mode::Max, true, OnFailure::Note));
         assert_eq!((target.root, target.dialect), (RootForm::Manifest, Dialect::Oci));
         assert_eq!(target.mounts, Mounts::None);
+        assert_eq!(to("type=inline").address, Address::Image);
         assert_eq!(to("type=local,dest=d,mounts=all").mounts, Mounts::All);
         assert_eq!(to("type=local,dest=d,mounts=a;/b").mounts, Mounts::Ids(vec!["a".into(), "/b".into()]));
         let target = to("type=registry,ref=a,oci-mediatypes=false");

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::config::{BadConfig, Contents, Offer};
 use super::mounts::{self, MountOffer};
-use super::{Answers, Place, TravelError};
+use super::place::Found;
+use super::{Answers, Place, TravelError, inline};
 use crate::cache::Elsewhere;
 use crate::digest::{CacheKey, ChainId, DiffId, Digest};
 use crate::image::Descriptor;
@@ -32,12 +33,19 @@ impl Import {
     /// # Errors
     /// `Absent`, `Foreign`, `OtherVersion`, `Malformed`, `WrongBytes`: the build goes on without it. What a registry says.
     pub async fn open(place: Place) -> Result<Import, TravelError> {
-        let bytes = place.config().await?;
-        let contents = Contents::parse(&bytes).map_err(|error| match error {
+        let bad = |error| match error {
+            BadConfig::Absent => TravelError::PlainImage { place: place.name() },
             BadConfig::Foreign => TravelError::Foreign { place: place.name() },
             BadConfig::OtherVersion(found) => TravelError::OtherVersion { place: place.name(), found },
             BadConfig::Malformed(reason) => TravelError::Malformed { place: place.name(), reason },
-        })?;
+        };
+        let contents = match place.read().await? {
+            Found::Cache(bytes) => Contents::parse(&bytes).map_err(bad)?,
+            Found::Image { config, layers } => {
+                let (contents, answers) = inline::read(&config, &layers).map_err(bad)?;
+                return Ok(Import { place, contents, answers });
+            }
+        };
         let answers = match &contents.answers {
             None => Answers::default(),
             Some(descriptor) => Answers::parse(&place.document(descriptor).await?)

@@ -32,6 +32,7 @@ pub mod config;
 mod directory;
 pub mod flag;
 mod import;
+pub mod inline;
 mod mounts;
 pub mod place;
 mod send;
@@ -51,6 +52,12 @@ pub enum TravelError {
     #[error("there is no cache at `{place}`")]
     Absent {
         /// Where, as people write it.
+        place: String,
+    },
+    /// An image without a cache in it.
+    #[error("`{place}` is an image without a cache; `--cache-to type=inline` puts one in")]
+    PlainImage {
+        /// Where.
         place: String,
     },
     /// A cache of BuildKit's own.

@@ -9,7 +9,7 @@ use super::flag::Address;
 use super::{TravelError, config};
 use crate::digest::Digest;
 use crate::image::Descriptor;
-use crate::reference::ImageRef;
+use crate::reference::{ImageRef, Platform};
 use crate::registry::manifest::{BadDocument, Document};
 use crate::registry::{Client, Pushing, RegistryError, Taken};
 use crate::task;
@@ -28,8 +28,8 @@ enum Kind {
 }
 
 impl Place {
-    /// The place at `address`; nobody is asked yet.
-    pub fn new(address: &Address, client: &Client) -> Place {
+    /// The place at `address`; nobody is asked yet. `None` for what goes with the image.
+    pub fn new(address: &Address, client: &Client) -> Option<Place> {
         let kind = match address {
             Address::Directory { path, tag, digest } => Kind::Directory(Directory::new(path, tag, *digest)),
             Address::Registry { image_ref, insecure } => {
@@ -37,8 +37,9 @@ impl Place {
                 Kind::Registry { client, image_ref: image_ref.clone() }
             }
             Address::Bucket(address) => Kind::Bucket(Bucket::new(address, client)),
+            Address::Image => return None,
         };
-        Place { kind }
+        Some(Place { kind })
     }
 
     /// Its name for people.
@@ -83,9 +84,9 @@ impl Place {
     ///
     /// # Errors
     /// `Absent` where nothing is; `Foreign` for what is no cache; `Malformed`, `WrongBytes`; the registry's or disk's error.
-    pub async fn config(&self) -> Result<Vec<u8>, TravelError> {
+    pub async fn read(&self) -> Result<Found, TravelError> {
         let (bytes, media_type) = match &self.kind {
-            Kind::Bucket(bucket) => return bucket.config().await,
+            Kind::Bucket(bucket) => return bucket.config().await.map(Found::Cache),
             Kind::Directory(directory) => {
                 let directory = directory.clone();
                 (task::blocking(move || directory.root()).await?, String::new())
@@ -97,18 +98,38 @@ impl Place {
             },
         };
         let malformed = |reason: String| TravelError::Malformed { place: self.name(), reason };
-        let document = Document::parse(&bytes, &media_type).map_err(|error| match error {
-            BadDocument::Malformed(reason) => malformed(reason),
-            error => malformed(error.to_string()),
-        })?;
-        let is_config = |descriptor: &Descriptor| descriptor.media_type == config::MEDIA_TYPE;
-        let config = match document {
-            Document::Manifest(manifest) => Some(manifest.config).filter(is_config),
-            Document::Index(index) => index.manifests.into_iter().find(is_config),
+        let parse = |bytes: &[u8], media_type: &str| {
+            Document::parse(bytes, media_type).map_err(|error| match error {
+                BadDocument::Malformed(reason) => malformed(reason),
+                error => malformed(error.to_string()),
+            })
         };
-        match config {
-            Some(config) => self.document(&config).await,
-            None => Err(malformed("it is an image, not a cache".to_owned())),
+        let mut document = parse(&bytes, &media_type)?;
+        let is_config = |descriptor: &Descriptor| descriptor.media_type == config::MEDIA_TYPE;
+        if let Document::Index(index) = &document {
+            if let Some(config) = index.manifests.iter().find(|entry| is_config(entry)) {
+                return self.document(config).await.map(Found::Cache);
+            }
+            // images of several platforms: the steps of the host's are the most likely ones
+            let entry = index.choose(&Platform::host()).map_err(|_| TravelError::PlainImage { place: self.name() })?;
+            document = parse(&self.manifest(entry).await?, &entry.media_type)?;
+        }
+        match document {
+            Document::Manifest(manifest) if is_config(&manifest.config) => {
+                self.document(&manifest.config).await.map(Found::Cache)
+            }
+            Document::Manifest(manifest) => {
+                Ok(Found::Image { config: self.document(&manifest.config).await?, layers: manifest.layers })
+            }
+            Document::Index(_) => Err(malformed("its indexes are nested too deeply".to_owned())),
+        }
+    }
+
+    /// A manifest that an index names.
+    async fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>, TravelError> {
+        match &self.kind {
+            Kind::Registry { client, image_ref } => Ok(client.manifest_by_digest(image_ref, &descriptor.digest).await?.bytes),
+            Kind::Directory(_) | Kind::Bucket(_) => self.document(descriptor).await,
         }
     }
 
@@ -171,6 +192,19 @@ impl Place {
             }
         })
     }
+}
+
+/// What is at a place.
+pub enum Found {
+    /// The document of a cache.
+    Cache(Vec<u8>),
+    /// An image, in whose config a cache may be.
+    Image {
+        /// The config's bytes.
+        config: Vec<u8>,
+        /// Bottom first.
+        layers: Vec<Descriptor>,
+    },
 }
 
 /// A place that is written to. Cheap to clone.

@@ -58,6 +58,11 @@ pub fn cache_names(op: &ExecOp, inputs: &[Output]) -> Vec<Option<Digest>> {
     op.mounts.iter().map(name).collect()
 }
 
+/// The name of the directory behind a cache mount without a seed whose owner nobody has set on purpose.
+pub fn cache_name(about: &MountAbout) -> Digest {
+    Digest::of(format!("{}\0{}:{}:{:o}", about.id, about.uid, about.gid, about.mode).as_bytes())
+}
+
 /// The cache directories that `op` wants for itself, as keys to lock before it starts; `names` are its [`cache_names`]. In one
 /// order for all steps and each once, so that no two steps wait for each other and none for itself.
 pub fn locked_caches(op: &ExecOp, names: &[Option<Digest>]) -> BTreeSet<CacheKey> {

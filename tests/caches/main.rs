@@ -246,6 +246,51 @@ fn a_spoiled_cache_mount_begins_empty() {
     assert!(built.stderr.contains(&expected), "{}", built.stderr);
 }
 
+#[test]
+fn an_image_takes_its_cache_along() {
+    if !skip_unless("an_image_takes_its_cache_along", &["docker-registry"]) {
+        return;
+    }
+    let (registry, first, second) = (Registry::start(), machine(), machine());
+    let name = format!("{}/app:main", registry.host);
+    first.build(&["--push", "-t", &name]).succeeds();
+    let told = |space: &Space| {
+        let built = space.build(&["-o", "type=cacheonly", "--cache-from", &name]).succeeds();
+        (said(&built, &format!("importing cache manifest from {name}")), built.count("CACHED"))
+    };
+    let plain =
+        format!("`{name}` is an image without a cache; `--cache-to type=inline` puts one in; the build goes on without it");
+    assert_eq!(told(&machine()), (vec![plain], 0));
+    first.build(&["--push", "-t", &name, "--cache-to", "type=inline"]).succeeds();
+    assert_eq!(told(&second), (vec!["it has 7 results".to_owned()], 7));
+    first.build(&["--push", "-t", &name, "--build-arg", "BUILDKIT_INLINE_CACHE=1"]).succeeds();
+    let out = second.path("out");
+    let built = second.build(&["--cache-from", &name, "-o", out.to_str().expect("text")]).succeeds();
+    assert_eq!(said(&built, "fetching layers from caches")[0].split(',').next(), Some("2 layers"), "{}", built.stderr);
+    assert_eq!(second.read("out/out"), "a\nb\n");
+}
+
+#[test]
+fn cache_mounts_are_handled_one_by_one() {
+    let (first, second) = (machine(), machine());
+    let text = "FROM busybox\nRUN --mount=type=cache,id=deps,target=/m [ -e /m/f ] && echo found || echo WORD > /m/f\n";
+    first.dockerfile(text).build(&[]).succeeds();
+    let listed = first.croze(["cache-mount", "ls"]).succeeds().stdout;
+    let rows: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((rows[0][0], &rows[1][1..5], rows.len()), ("NAME", &["/deps", "0:0", "0755", "1"][..], 2), "{listed}");
+    let shown = first.croze(["cache-mount", "inspect", "deps"]).succeeds().stdout;
+    assert!(shown.starts_with("/deps\n    name ") && shown.contains("\n    1 file, "), "{shown}");
+    let tar = second.text_path("mount.tar");
+    first.croze(["cache-mount", "export", "deps", "-o", &tar]).succeeds();
+    second.croze(["cache-mount", "import", "deps", "-i", &tar]).succeeds();
+    let built = second.dockerfile(text).build(&["--progress", "plain"]).succeeds();
+    assert!(built.stderr.lines().any(|line| line.ends_with(" found")), "{}", built.stderr);
+    second.croze(["cache-mount", "rm", "deps"]).succeeds();
+    let message = "error: no cache mount is called `deps`\n |\n = help: `croze cache-mount ls` lists all of them";
+    second.croze(["cache-mount", "rm", "deps"]).fails(2, message);
+    second.croze(["cache-mount", "export", "deps"]).fails(2, message);
+}
+
 /// The blobs of a cache that are no documents.
 fn layers(cache: &Path) -> Vec<PathBuf> {
     let blobs = fs::read_dir(cache.join("blobs/sha256")).expect("a cache").map(|entry| entry.expect("readable").path());
