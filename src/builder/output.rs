@@ -180,9 +180,14 @@ pub async fn export(
     let mut stdout = std::mem::replace(&mut request.stdout, Box::new(std::io::sink()));
     let mut first: Option<Artifact> = None;
     let mut written = Vec::new();
+    // `name=` takes the place of `-t`
+    let mut named: Vec<ImageRef> = Vec::new();
     for output in wanted.outputs {
         let step = reporter.announce(output.describe().to_owned());
         let (push, mut names) = (output.push, output.names.clone());
+        if named.is_empty() {
+            named.clone_from(&names);
+        }
         let (blocking_store, blocking_built) = (store.clone(), built.clone());
         let (result, back) = task::blocking(move || {
             let result = export::export(&blocking_store, &blocking_built, &output, now_secs, &mut *stdout);
@@ -230,7 +235,7 @@ pub async fn export(
         manifest_digest: artifact.root.digest,
         manifest_bytes: artifact.root.size_bytes,
         provenance,
-        names: built.names.clone(),
+        names: if named.is_empty() { built.names.clone() } else { named },
         written,
         ran_steps: 0,
         cached_steps: 0,

@@ -59,14 +59,16 @@ fn metadata(result: &BuildResult, build_ref: &str) -> Value {
     if let Some(config_digest) = &result.config_digest {
         members.insert("containerimage.config.digest".into(), json!(config_digest));
     }
-    members.insert(
-        "containerimage.descriptor".into(),
-        json!({
-            "mediaType": result.manifest_media_type,
-            "digest": result.manifest_digest,
-            "size": result.manifest_bytes,
-        }),
-    );
+    let mut descriptor = json!({
+        "mediaType": result.manifest_media_type,
+        "digest": result.manifest_digest,
+        "size": result.manifest_bytes,
+    });
+    // of one image, and not of an index
+    if let ([(platform, _)], Some(_)) = (result.provenance.as_slice(), &result.config_digest) {
+        descriptor["platform"] = json!(platform);
+    }
+    members.insert("containerimage.descriptor".into(), descriptor);
     members.insert("containerimage.digest".into(), json!(result.manifest_digest));
     if !names.is_empty() {
         members.insert("image.name".into(), json!(names.join(",")));
@@ -114,6 +116,10 @@ mod tests {
   "containerimage.descriptor": {{
     "digest": "{digest}",
     "mediaType": "application/vnd.oci.image.manifest.v1+json",
+    "platform": {{
+      "architecture": "amd64",
+      "os": "linux"
+    }},
     "size": 7
   }},
   "containerimage.digest": "{digest}",
