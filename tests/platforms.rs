@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Space, judge, run, skip_unless};
+use common::{Registry, Space, judge, run, skip_unless};
 use croze::export;
 use serde_json::Value;
 
@@ -186,6 +186,37 @@ fn programs_of_another_processor_run_in_an_emulator() {
     assert_eq!(space.read("out/made"), "aarch64\n");
     // nothing is left of it for the rest of the machine
     assert!(!Path::new("/proc/sys/fs/binfmt_misc/croze").exists());
+}
+
+#[test]
+fn two_platforms_are_pushed_as_an_index_and_each_runs() {
+    let test = "two_platforms_are_pushed_as_an_index_and_each_runs";
+    if !skip_unless(test, &["qemu-aarch64-static", "docker-registry", "skopeo"]) {
+        return;
+    }
+    let (space, registry) = (Space::with_busybox(), Registry::start());
+    let name = format!("{}/team/pair:1", registry.host);
+    space.write("ctx/first", aarch64(FIRST)).write("ctx/second", aarch64(SECOND)).dockerfile(
+        "FROM scratch AS of-arm64\nCOPY --chmod=755 first second /\nRUN [\"/first\"]\n\
+         FROM busybox AS of-amd64\nRUN uname -m > /made\n\
+         FROM of-$TARGETARCH\nLABEL for=$TARGETARCH\n",
+    );
+    space.build(&[BOTH, "-t", &name, "--push"]).succeeds();
+    let raw = judge("skopeo", &["inspect", "--tls-verify=false", "--raw", &format!("docker://{name}")]).stdout;
+    let index: Value = serde_json::from_str(&raw).expect("JSON");
+    let platforms: Vec<&Value> =
+        index["manifests"].as_array().expect("an index").iter().map(|entry| &entry["platform"]["architecture"]).collect();
+    assert_eq!(platforms.len(), 2, "{raw}");
+
+    let other = Space::new();
+    for (architecture, run, made) in
+        [("amd64", "RUN test \"$(uname -m)\" = x86_64", "x86_64\n"), ("arm64", "RUN [\"/second\"]", "aarch64\n")]
+    {
+        assert!(platforms.iter().any(|found| **found == architecture), "{raw}");
+        other.dockerfile(&format!("FROM {name}\n{run}\n"));
+        let out = other.build_files(&["--platform", &format!("linux/{architecture}")]);
+        assert_eq!(fs::read_to_string(out.join("made")).expect("there"), made, "{architecture}");
+    }
 }
 
 #[test]
