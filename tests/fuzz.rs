@@ -32,6 +32,8 @@ fn a_spoiled_dockerfile_is_parsed_and_planned() {
         if let Err(errors) = plan::wanted_images(&dockerfile, &options, &Bases::new()) {
             diagnostics.extend(errors);
         }
+        diagnostics.extend(plan::mistakes(&dockerfile, &options, &diagnostics));
+        plan::epoch(&dockerfile, &options);
         let (_, more) = plan::lower(&dockerfile, &options, &Bases::new());
         diagnostics.extend(more);
         prop_assert!(diagnostics.iter().all(|diagnostic| points_into_its_source(diagnostic.place.as_ref())));
