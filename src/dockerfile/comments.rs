@@ -1,7 +1,7 @@
 //! Comments above an instruction that describe what it defines: `# NAME description`.
 
+use super::arguments::Context;
 use super::ast::ArgDeclaration;
-use super::instruction::Context;
 use super::rules;
 use crate::diagnostic::{Diagnostic, Span, Spanned};
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::arguments::{Context, at_least_one, command};
 use super::ast::{Command, Healthcheck};
 use super::duration;
 use super::flags::Flags;
-use super::instruction::{Context, at_least_one, command};
 use super::keyword::Keyword;
 use super::lines::Text;
 use super::words::FlagWord;

@@ -16,6 +16,7 @@ pub mod ignore;
 pub mod mount;
 pub mod rules;
 
+mod arguments;
 mod comments;
 mod directives;
 mod flags;

@@ -1,16 +1,25 @@
 //! `ONBUILD`: an instruction kept as text.
 
-use super::ast::Heredoc;
-use super::instruction::{self, Context, Parsed, at_least_one};
+use super::arguments::{Context, Parsed, at_least_one};
+use super::ast::{Heredoc, InstructionKind};
 use super::keyword::Keyword;
 use super::lines::Text;
 use super::words;
 use crate::diagnostic::{Diagnostic, Severity, Span, Spanned};
 
+/// Reads any instruction.
+type Reader = fn(Parsed<'_>, &mut Context<'_>) -> Option<InstructionKind>;
+
 /// The trigger: the rest of the instruction and, on lines of their own, the bodies and terminators of its heredocs.
 ///
-/// BuildKit checks little of it before a child image runs it. What would fail only there is a warning here.
-pub(super) fn parse(name: Span, args: Text<'_>, heredocs: &[Heredoc], cx: &mut Context<'_>) -> Option<Spanned<String>> {
+/// BuildKit checks little of it before a child image runs it. What would fail only there is a warning here; `read` finds it.
+pub(super) fn parse(
+    name: Span,
+    args: Text<'_>,
+    heredocs: &[Heredoc],
+    read: Reader,
+    cx: &mut Context<'_>,
+) -> Option<Spanned<String>> {
     if args.is_empty() {
         at_least_one(Keyword::Onbuild, name, cx);
         return None;
@@ -37,15 +46,15 @@ pub(super) fn parse(name: Span, args: Text<'_>, heredocs: &[Heredoc], cx: &mut C
         }
         _ => {}
     }
-    check(keyword, statement, heredocs, cx);
+    check(Parsed { keyword, statement, heredocs: heredocs.to_vec() }, read, cx);
     Some(trigger(args, heredocs))
 }
 
 /// Reports what is wrong with the trigger itself.
-fn check(keyword: Keyword, statement: words::Statement<'_>, heredocs: &[Heredoc], cx: &mut Context<'_>) {
+fn check(parsed: Parsed<'_>, read: Reader, cx: &mut Context<'_>) {
     let mut found = Vec::new();
     let mut inner = Context { source: cx.source, escape: cx.escape, diagnostics: &mut found };
-    instruction::parse(Parsed { keyword, statement, heredocs: heredocs.to_vec() }, &mut inner);
+    read(parsed, &mut inner);
     for mut diagnostic in found {
         let fails_now = matches!(diagnostic.code, "json-not-strings" | "missing-equals" | "missing-value");
         if diagnostic.severity == Severity::Error && !fails_now {

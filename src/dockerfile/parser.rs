@@ -1,11 +1,12 @@
 //! The walk over a file: lines to instructions, instructions to stages.
 
+use super::arguments::{Context, Parsed};
 use super::ast::{Dockerfile, Heredoc, Instruction, InstructionKind, Stage};
 use super::check;
 use super::comments;
 use super::directives;
 use super::heredoc;
-use super::instruction::{self, Context, Parsed};
+use super::instruction;
 use super::keyword::Keyword;
 use super::lines::{LineReader, Logical, MAX_LINE_BYTES};
 use super::rules;

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::arguments::Context;
 use super::ast::{From, Stage};
 use super::comments;
 use super::flags::Flags;
-use super::instruction::Context;
 use super::keyword::Keyword;
 use super::lines::Text;
 use super::rules;

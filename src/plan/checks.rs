@@ -2,14 +2,12 @@
 //!
 //! Spec: BuildKit's list of build checks. Those that need the text alone are the parser's.
 
-use super::from::Variables;
 use super::scope::{self, Scope};
-use super::stages::Stages;
 use super::words::{self, did_you_mean, with_help};
 use super::{Options, globals};
 use crate::diagnostic::{Diagnostic, Severity, Source, Span, quoted, suggestion};
 use crate::dockerfile::ignore::Patterns;
-use crate::dockerfile::{ArgDeclaration, Dockerfile, InstructionKind, Pair, Word, check, rules};
+use crate::dockerfile::{ArgDeclaration, Dockerfile, Instruction, InstructionKind, Pair, Word, check, rules};
 use crate::image::ImageConfig;
 use crate::reference::{ImageRef, Platform};
 
@@ -86,6 +84,17 @@ pub(super) fn default_base_names(dockerfile: &Dockerfile, predefined: &Scope, di
             diagnostics.push(Diagnostic::finding(&rules::INVALID_DEFAULT_ARG_IN_FROM, message, &dockerfile.source, base.span));
         }
     }
+}
+
+/// How a word came by its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variables {
+    /// It is a constant.
+    None,
+    /// `$TARGETPLATFORM` is the only one.
+    TargetPlatform,
+    /// Others.
+    Some,
 }
 
 /// A `--platform` that is a constant, or only says the default.
@@ -168,30 +177,32 @@ pub(super) fn legacy_pair(keyword: &str, pair: &Pair, source: &Source) -> Option
     pair.legacy.then(|| Diagnostic::finding(&rules::LEGACY_KEY_VALUE_FORMAT, message, source, span).help(help))
 }
 
-/// Build arguments that neither the file nor a trigger of a base declares.
-pub(super) fn unused_build_args(
-    dockerfile: &Dockerfile,
-    stages: &Stages<'_>,
+/// Build arguments that neither the file nor a trigger of a base declares; `triggered` are the instructions of all stages.
+pub(super) fn unused_build_args<'a>(
+    dockerfile: &'a Dockerfile,
+    triggered: impl Iterator<Item = &'a Instruction>,
     options: &Options,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let name = |declaration: &ArgDeclaration| declaration.name.value.clone();
-    let mut declared: Vec<String> = globals::declarations(dockerfile).map(name).collect();
+    if options.build_args.is_empty() {
+        return;
+    }
+    let name = |declaration: &'a ArgDeclaration| declaration.name.value.as_str();
+    let mut declared: Vec<&str> = globals::declarations(dockerfile).map(name).collect();
     let written = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
-    let triggered = stages.nodes.iter().flat_map(|node| &node.commands).map(|command| command.instruction());
     for instruction in written.chain(triggered) {
         if let InstructionKind::Arg(declarations) = &instruction.kind {
             declared.extend(declarations.iter().map(name));
         }
     }
     for (name, _) in &options.build_args {
-        if declared.contains(name) || scope::is_predefined(name) {
+        if declared.contains(&name.as_str()) || scope::is_predefined(name) {
             continue;
         }
         let message = format!("build argument `{name}` is not used: no `ARG {name}` declares it");
         let diagnostic =
             Diagnostic { severity: Severity::Warning, ..Diagnostic::error_without_place("unused-build-arg", message) };
-        diagnostics.push(with_help(diagnostic, did_you_mean(name, declared.iter().map(String::as_str))));
+        diagnostics.push(with_help(diagnostic, did_you_mean(name, declared.iter().copied())));
     }
 }
 

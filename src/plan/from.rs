@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::checks::Variables;
 use super::scope::{Scope, Watched};
 use super::words::{self, did_you_mean, with_help};
 use super::{checks, globals};
@@ -66,17 +67,6 @@ fn platform(
             None
         }
     }
-}
-
-/// How a word came by its text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Variables {
-    /// It is a constant.
-    None,
-    /// `$TARGETPLATFORM` is the only one.
-    TargetPlatform,
-    /// Others.
-    Some,
 }
 
 /// The variables of a word.

@@ -278,7 +278,7 @@ pub fn lower(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> (Opti
     let Some(stages) = Stages::find(dockerfile, options, bases, &mut diagnostics) else {
         return (None, diagnostics);
     };
-    checks::unused_build_args(dockerfile, &stages, options, &mut diagnostics);
+    checks::unused_build_args(dockerfile, stages.instructions(), options, &mut diagnostics);
     for wanted in stages.wanted() {
         let (source, span) = &wanted.place;
         let message = format!("image `{}` was not resolved for {}", wanted.written, wanted.key.platform);

@@ -166,6 +166,11 @@ impl<'a> Stages<'a> {
         wanted
     }
 
+    /// The instructions of all stages, those of triggers included.
+    pub(super) fn instructions(&self) -> impl Iterator<Item = &Instruction> {
+        self.nodes.iter().flat_map(|node| &node.commands).map(Command::instruction)
+    }
+
     /// What a stage is called: its name, else its number; the name as written for an image that is only read.
     pub(super) fn stage_name(&self, index: usize) -> String {
         let node = &self.nodes[index];
