@@ -30,6 +30,11 @@ fn a_dockerfile_and_a_named_context_come_from_urls() {
     let out = space.build_files(&["-f", &file, "--build-context", &page]);
     assert!(out.join("here").exists());
     assert_eq!(std::fs::read_to_string(out.join("page/context")).expect("it has BuildKit's name"), "hello\n");
+    space.dockerfile(&format!("FROM scratch\nADD http://{host}/page.html /as/\nADD --chmod=644 http://{host}/page.html /x\n"));
+    let out = space.build_files(&[]);
+    for name in ["as/page.html", "x"] {
+        assert_eq!(std::fs::read_to_string(out.join(name)).expect("added"), "hello\n");
+    }
     let missing = space.build(&["-f", &format!("http://{host}/none")]);
     assert_eq!(missing.code, Some(3), "{}", missing.stderr);
     assert!(missing.stderr.contains(&format!("http://{host}/none")), "{}", missing.stderr);

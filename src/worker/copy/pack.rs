@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs::File;
 
 use super::layout::{Data, Layout, Node, NodeContent};
+use super::plan::input;
 use super::run::{open, unchanged};
 use super::{CopyError, CopyInput, Prepared};
 use crate::layer::{self, Content, Contents, Entry, Form, LayerError, What};
@@ -87,9 +88,9 @@ impl<'a> Packing<'a> {
         let size_bytes = match &node.content {
             NodeContent::File(Data::Tree { meta, .. }) => meta.size_bytes,
             NodeContent::File(Data::Inline(text)) => text.len() as u64,
-            NodeContent::File(Data::Download { input, .. }) => match self.inputs.get(*input) {
-                Some(CopyInput::Download(download)) => download.size_bytes,
-                _ => 0,
+            NodeContent::File(Data::Download { input: number, .. }) => match input(self.inputs, *number) {
+                CopyInput::Download(download) => download.size_bytes,
+                CopyInput::Tree(_) => unreachable!("the plan gives downloads to downloads"),
             },
             _ => 0,
         };
