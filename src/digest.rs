@@ -217,6 +217,11 @@ impl<W: Write> HashingWriter<W> {
         HashingWriter { inner, hasher: Hasher::new(), written_bytes: 0 }
     }
 
+    /// Bytes written so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
     /// The writer, the digest and the number of bytes written.
     pub fn finish(self) -> (W, Digest, u64) {
         (self.inner, self.hasher.finish(), self.written_bytes)

@@ -161,7 +161,7 @@ fn no_cache_asks_for_it() {
 fn a_layer_is_gone() {
     let space = built("FROM scratch\nCOPY src /src\n");
     let layers = fs::read_dir(space.path("store/layers")).expect("layers");
-    let path = layers.map(|entry| entry.expect("a layer").path()).find(|path| path.join("tar").exists()).expect("the layer");
+    let path = layers.map(|entry| entry.expect("a layer").path()).find(|path| path.join("packed").exists()).expect("the layer");
     fs::remove_dir_all(path).expect("removed");
     let expected = "[1/1] COPY src /src\n    ran\n      because its layer is no longer in the store\n";
     assert_eq!(explained(&space, &[]), expected);

@@ -122,13 +122,13 @@ fn a_layer_that_nothing_read_is_a_tar_until_something_reads_it() {
         let layers = fs::read_dir(space.path("store/layers")).expect("layers");
         layers.filter(|layer| layer.as_ref().is_ok_and(|layer| layer.path().join(name).exists())).count()
     };
-    assert_eq!((kept("tar"), kept("tree")), (1, 1), "the base is a tree");
+    assert_eq!((kept("packed"), kept("tree")), (1, 1), "the base is a tree");
     assert_eq!(space.croze(["fsck"]).succeeds().stdout, "4 blobs, 2 layers, 2 names, 1 record read: all sound\n");
 
     space.dockerfile(&goes_on);
     let seen = space.build(&["-o", "type=local,dest=out"]).succeeds();
     assert_eq!(fs::read_to_string(space.path("out/seen")).expect("seen"), "751 /tree/run\ndeep\n", "{}", seen.stderr);
-    assert_eq!((kept("tar"), kept("tree")), (0, 3));
+    assert_eq!((kept("packed"), kept("tree")), (0, 3));
     space.dockerfile(ends);
     let again = space.build(&flags).succeeds();
     assert_eq!(again.stderr, "", "nothing ran again");

@@ -63,6 +63,11 @@ pub(super) struct History {
 }
 
 impl Cache {
+    /// The project whose builds are compared; empty if none was named.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
     /// The same cache, which compares steps with the last build of `project`.
     pub fn of_project(mut self, project: &str) -> Cache {
         project.clone_into(&mut self.project);

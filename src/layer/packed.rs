@@ -4,22 +4,29 @@
 //! thousand files costs more than all the rest of such a step. The first who wants the files gets them ([`tree`]); from then
 //! on the layer is kept as a tree.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::ahead::Ahead;
 use super::compress::Compression;
-use super::tar::{Contents, TarSummary, write_entries, write_tar};
+use super::tar::{Content, Contents, Place, TarSummary, write_entries, write_tar};
 use super::unpack::{LayerLimits, Unpacked, unpack_into};
 use super::walk::Entry;
 use super::{Form, LayerError};
-use crate::digest::{CacheKey, DiffId, Hasher, HashingReader};
+use crate::digest::{CacheKey, DiffId, Digest, Hasher, HashingReader};
 use crate::snapshot::{TreePath, View};
 use crate::store::{Kept, LayerRecord, Store, StoredLayer, TempDir};
 
+/// The tar in the directory of a packed layer, and where it has which data.
+const TAR: &str = "tar";
+const PLACES: &str = "places";
+
 /// Publishes a layer of these entries, which stand in the order of [`write_tar`], as a tar, and begins to make its blobs in
-/// `forms`, as [`commit_ahead`](super::commit_ahead) does.
+/// `forms`, as [`commit_ahead`](super::commit_ahead) does. Data that `former`, an earlier layer of the same step, has too is
+/// read from its tar: opening a file costs more than all else that is done with it.
 ///
 /// # Errors
 /// `Write` if the tar cannot be written; those of `entries` and `contents`.
@@ -28,17 +35,93 @@ pub fn pack<H: Send>(
     entries: impl Iterator<Item = Result<(Entry, H), LayerError>> + Send,
     contents: &impl Contents<H>,
     forms: &[Form],
+    former: Option<&DiffId>,
 ) -> Result<StoredLayer, LayerError> {
     let temp = store.temp_dir()?;
-    let tar = temp.path.join("tar");
-    let mut file = File::create_new(&tar).map_err(LayerError::Write)?;
+    let mut file = File::create_new(temp.path.join(TAR)).map_err(LayerError::Write)?;
+    let contents = Reusing { contents, former: former.and_then(|diff_id| Former::open(store, diff_id)) };
+    let mut places = Vec::new();
     super::ahead::publish(store, forms, |ahead| {
         let summary = match ahead {
-            Some(ahead) => write_entries(entries, contents, None, &mut Both { file: &mut file, ahead })?,
-            None => write_entries(entries, contents, None, &mut file)?,
+            Some(ahead) => write_entries(entries, &contents, None, Some(&mut places), &mut Both { file: &mut file, ahead })?,
+            None => write_entries(entries, &contents, None, Some(&mut places), &mut file)?,
         };
-        Ok((Kept::Tar(tar), summary))
+        fs::write(temp.path.join(PLACES), to_bytes(&places)).map_err(LayerError::Write)?;
+        Ok((Kept::Packed(temp.path.clone()), summary))
     })
+}
+
+/// One place in the file of places: the digest, then offset and size, little-endian.
+const PLACE_BYTES: usize = 48;
+
+fn to_bytes(places: &[Place]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(places.len() * PLACE_BYTES);
+    for Place { digest, offset, size_bytes } in places {
+        bytes.extend_from_slice(digest.as_bytes());
+        bytes.extend_from_slice(&offset.to_le_bytes());
+        bytes.extend_from_slice(&size_bytes.to_le_bytes());
+    }
+    bytes
+}
+
+/// An earlier layer whose data may be taken again.
+struct Former {
+    tar: File,
+    places: HashMap<[u8; 32], (u64, u64)>,
+}
+
+/// Bigger files are read from their source, in chunks.
+const MAX_REUSED_BYTES: u64 = 1 << 20;
+
+impl Former {
+    /// No more than a shortcut: what cannot be read is not used.
+    fn open(store: &Store, diff_id: &DiffId) -> Option<Former> {
+        let Kept::Packed(packed) = store.layer(diff_id).ok()??.kept else { return None };
+        let bytes = fs::read(packed.join(PLACES)).ok()?;
+        let tar = File::open(packed.join(TAR)).ok()?;
+        let mut places = HashMap::with_capacity(bytes.len() / PLACE_BYTES);
+        for place in bytes.chunks_exact(PLACE_BYTES) {
+            let (digest, numbers) = place.split_first_chunk::<32>()?;
+            let (offset, size_bytes) = numbers.split_first_chunk::<8>()?;
+            places.insert(*digest, (u64::from_le_bytes(*offset), u64::from_le_bytes(size_bytes.try_into().ok()?)));
+        }
+        Some(Former { tar, places })
+    }
+
+    /// The data that `digest` names, if it is there and undamaged.
+    fn data(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let (offset, size_bytes) = *self.places.get(digest.as_bytes())?;
+        if size_bytes > MAX_REUSED_BYTES {
+            return None;
+        }
+        let mut data = vec![0; usize::try_from(size_bytes).ok()?];
+        self.tar.read_exact_at(&mut data, offset).ok()?;
+        (Digest::of(&data) == *digest).then_some(data)
+    }
+}
+
+/// Data of an earlier layer where it has them, else the contents themselves.
+struct Reusing<'a, C> {
+    contents: &'a C,
+    former: Option<Former>,
+}
+
+impl<H, C: Contents<H>> Contents<H> for Reusing<'_, C> {
+    fn open(&self, path: &TreePath, handle: &H) -> Result<Content, LayerError> {
+        let known = self.former.as_ref().and_then(|former| former.data(&self.contents.digest(handle)?));
+        match known {
+            Some(data) => Ok(Content::Bytes(data)),
+            None => self.contents.open(path, handle),
+        }
+    }
+
+    fn digest(&self, handle: &H) -> Option<Digest> {
+        self.contents.digest(handle)
+    }
+
+    fn check(&self, path: &TreePath, handle: &H, file: &File) -> Result<(), LayerError> {
+        self.contents.check(path, handle, file)
+    }
 }
 
 /// Writes to a file, and as much to the thread that compresses.
@@ -68,7 +151,7 @@ pub fn tree(store: &Store, diff_id: &DiffId, below: &[PathBuf]) -> Result<Option
     match store.layer(diff_id)?.map(|layer| layer.kept) {
         None => return Ok(None),
         Some(Kept::Tree(tree)) => return Ok(Some(tree)),
-        Some(Kept::Tar(_)) => {}
+        Some(Kept::Packed(_)) => {}
     }
     let _lock = store.lock_step(&lock_key(diff_id))?;
     match open(store, diff_id)? {
@@ -81,7 +164,7 @@ pub fn tree(store: &Store, diff_id: &DiffId, below: &[PathBuf]) -> Result<Option
             expect(store, &layer.record, found.diff_id)?;
             match store.publish_layer(Kept::Tree(directory), layer.record)?.kept {
                 Kept::Tree(tree) => Ok(Some(tree)),
-                Kept::Tar(tar) => unreachable!("a tree replaces {}", tar.display()),
+                Kept::Packed(packed) => unreachable!("a tree replaces {}", packed.display()),
             }
         }
     }
@@ -135,7 +218,7 @@ pub(super) fn open(store: &Store, diff_id: &DiffId) -> Result<Option<(Opened, St
         let Some(layer) = store.layer(diff_id)? else { return Ok(None) };
         match &layer.kept {
             Kept::Tree(tree) => return Ok(Some((Opened::Tree(tree.clone()), layer))),
-            Kept::Tar(tar) => match File::open(tar) {
+            Kept::Packed(packed) => match File::open(packed.join(TAR)) {
                 Ok(file) => return Ok(Some((Opened::Tar(file), layer))),
                 // unpacked or pruned since it was looked up
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -30,14 +30,17 @@ pub trait Contents<H>: Sync {
     /// The data of the file that has the name `path` in the layer.
     fn open(&self, path: &TreePath, handle: &H) -> Result<Content, LayerError>;
 
+    /// The digest of the file's data, where that is known.
+    fn digest(&self, handle: &H) -> Option<Digest>;
+
     /// Called when all of a file was read: fails if it is no longer what it was.
     fn check(&self, path: &TreePath, handle: &H, file: &File) -> Result<(), LayerError>;
 }
 
 /// The data of one file.
 pub enum Content {
-    /// The whole of an open file, and its digest where that is known.
-    File(File, Option<Digest>),
+    /// The whole of an open file.
+    File(File),
     /// These bytes.
     Bytes(Vec<u8>),
 }
@@ -48,7 +51,11 @@ struct OfTree;
 impl Contents<Arc<Dir>> for OfTree {
     fn open(&self, path: &TreePath, dir: &Arc<Dir>) -> Result<Content, LayerError> {
         let file = dir.open_file(path.file_name().unwrap_or_default()).map_err(|err| LayerError::tree("read", path, err))?;
-        Ok(Content::File(file, None))
+        Ok(Content::File(file))
+    }
+
+    fn digest(&self, _: &Arc<Dir>) -> Option<Digest> {
+        None
     }
 
     fn check(&self, _: &TreePath, _: &Arc<Dir>, _: &File) -> Result<(), LayerError> {
@@ -67,34 +74,54 @@ impl Contents<Arc<Dir>> for OfTree {
 /// # Errors
 /// `Tree` names the path that could not be read, `Changed` one that changed meanwhile; `Write` carries the writer's error.
 pub fn write_tar(tree: &Path, epoch: Option<i64>, out: &mut dyn Write) -> Result<TarSummary, LayerError> {
-    write_entries(Walk::new(tree)?, &OfTree, epoch, out)
+    write_entries(Walk::new(tree)?, &OfTree, epoch, None, out)
 }
 
-/// As [`write_tar`], of entries that stand in its order.
-pub(super) fn write_entries<H: Send>(
+/// Where a tar has the data of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place {
+    pub(super) digest: Digest,
+    pub(super) offset: u64,
+    pub(super) size_bytes: u64,
+}
+
+/// As [`write_tar`], of entries that stand in its order. Tells in `places` where the data of each regular file went.
+pub(super) fn write_entries<'a, H: Send>(
     entries: impl Iterator<Item = Result<(Entry, H), LayerError>> + Send,
     contents: &impl Contents<H>,
     epoch: Option<i64>,
-    out: &mut dyn Write,
+    places: Option<&'a mut Vec<Place>>,
+    out: &'a mut dyn Write,
 ) -> Result<TarSummary, LayerError> {
-    let mut writer = TarWriter { out: HashingWriter::new(out), content: Hasher::new(), buffer: Vec::new(), epoch, open: None };
+    let out = HashingWriter::new(out);
+    let mut writer = TarWriter { out, content: Hasher::new(), buffer: Vec::new(), epoch, open: None, places };
     let mut batches = Batches { entries, failed: false };
     let Some(first) = batches.next() else { return writer.finish() };
     match batches.next() {
         // Starting threads costs more than a small layer.
         None => read_batch(first, contents, &mut |piece| writer.take(piece))?,
         Some(second) => {
-            let read = |batch, sink: &Sink<Piece>| {
-                let mut put = |piece| match sink.put(piece) {
-                    ControlFlow::Continue(()) => Ok(()),
-                    ControlFlow::Break(()) => Err(Stop::Unwanted),
+            let read = |batch, sink: &Sink<Vec<Piece>>| {
+                // what is small goes together: handing over costs more than reading a small file
+                let mut pieces = Vec::with_capacity(BATCH_ENTRIES);
+                let mut put = |piece| {
+                    let is_big = matches!(piece, Piece::Chunk(_));
+                    pieces.push(piece);
+                    match is_big.then(|| sink.put(std::mem::take(&mut pieces))) {
+                        Some(ControlFlow::Break(())) => Err(Stop::Unwanted),
+                        _ => Ok(()),
+                    }
                 };
-                if let Err(Stop::Failed(err)) = read_batch(batch, contents, &mut put) {
-                    // Nobody listening any more is fine: then another error came first.
-                    let _ = sink.put(Piece::Failed(err));
+                match read_batch(batch, contents, &mut put) {
+                    Err(Stop::Unwanted) => return,
+                    Err(Stop::Failed(err)) => pieces.push(Piece::Failed(err)),
+                    Ok(()) => {}
                 }
+                // Nobody listening any more is fine: then another error came first.
+                let _ = sink.put(pieces);
             };
-            ordered([first, second].into_iter().chain(batches), read, |piece| writer.take(piece))?;
+            let write = |pieces: Vec<Piece>| pieces.into_iter().try_for_each(|piece| writer.take(piece));
+            ordered([first, second].into_iter().chain(batches), read, write)?;
         }
     }
     writer.finish()
@@ -181,10 +208,11 @@ fn read_batch<H, E: From<LayerError>>(
         let size_bytes = *size_bytes;
         let path = entry.path.clone();
         let failed = |err| LayerError::tree("read", &path, err);
-        let (file, known) = match contents.open(&path, &handle)? {
-            Content::File(file, known) => (file, known),
+        let known = contents.digest(&handle);
+        let file = match contents.open(&path, &handle)? {
+            Content::File(file) => file,
             Content::Bytes(data) => {
-                let digest = Digest::of(&data);
+                let digest = known.unwrap_or_else(|| Digest::of(&data));
                 put(Piece::Whole(entry, data, Some(digest)))?;
                 continue;
             }
@@ -239,6 +267,7 @@ struct TarWriter<'a> {
     epoch: Option<i64>,
     /// The entry whose chunks are coming.
     open: Option<Entry>,
+    places: Option<&'a mut Vec<Place>>,
 }
 
 /// Gathered bytes are written at this size.
@@ -249,6 +278,9 @@ impl TarWriter<'_> {
         match piece {
             Piece::Whole(entry, data, digest) => {
                 write_header(&tar_entry(&entry, self.epoch), &mut self.buffer);
+                if let Some(digest) = digest {
+                    self.note_place(digest, self.here(), data.len() as u64);
+                }
                 self.buffer.extend_from_slice(&data);
                 self.buffer.extend_from_slice(padding(data.len() as u64));
                 add_content(&entry, digest, &mut self.content);
@@ -263,6 +295,7 @@ impl TarWriter<'_> {
             }
             Piece::End(digest) => {
                 let entry = self.open.take().expect("chunks follow their entry");
+                self.note_place(digest, self.here() - entry.data_bytes(), entry.data_bytes());
                 self.buffer.extend_from_slice(padding(entry.data_bytes()));
                 add_content(&entry, Some(digest), &mut self.content);
             }
@@ -272,6 +305,17 @@ impl TarWriter<'_> {
             self.write_out()?;
         }
         Ok(())
+    }
+
+    /// How many bytes the tar has so far.
+    fn here(&self) -> u64 {
+        self.out.written_bytes() + self.buffer.len() as u64
+    }
+
+    fn note_place(&mut self, digest: Digest, offset: u64, size_bytes: u64) {
+        if let Some(places) = &mut self.places {
+            places.push(Place { digest, offset, size_bytes });
+        }
     }
 
     fn write_out(&mut self) -> Result<(), LayerError> {

@@ -29,14 +29,14 @@ pub struct LayerRecord {
 pub enum Kept {
     /// As the files of this directory.
     Tree(PathBuf),
-    /// As this tar: nobody has had to see the files so far. When somebody has, a tree stands in its place, so that opening
-    /// the tar may fail with `NotFound`.
-    Tar(PathBuf),
+    /// As a tar and what goes with it in this directory: nobody has had to see the files so far. When somebody has, a tree
+    /// stands in its place, so that opening the tar may fail with `NotFound`.
+    Packed(PathBuf),
 }
 
 impl Kept {
     fn path(&self) -> &Path {
-        let (Kept::Tree(path) | Kept::Tar(path)) = self;
+        let (Kept::Tree(path) | Kept::Packed(path)) = self;
         path
     }
 
@@ -44,7 +44,7 @@ impl Kept {
     fn name(&self) -> &'static str {
         match self {
             Kept::Tree(_) => "tree",
-            Kept::Tar(_) => "tar",
+            Kept::Packed(_) => "packed",
         }
     }
 
@@ -53,7 +53,7 @@ impl Kept {
         let path = place.join(self.name());
         match self {
             Kept::Tree(_) => Kept::Tree(path),
-            Kept::Tar(_) => Kept::Tar(path),
+            Kept::Packed(_) => Kept::Packed(path),
         }
     }
 }
@@ -74,7 +74,7 @@ impl StoredLayer {
     pub fn tree(&self) -> Option<&Path> {
         match &self.kept {
             Kept::Tree(tree) => Some(tree),
-            Kept::Tar(_) => None,
+            Kept::Packed(_) => None,
         }
     }
 }
@@ -173,7 +173,7 @@ impl Store {
                     // a damaged one is dropped by `layer`, one without a record here; then ours may move in
                     // and so it may in place of one that nobody has looked at since the machine started
                     match self.layer(&record.diff_id)? {
-                        Some(StoredLayer { kept: Kept::Tar(_), .. }) if matches!(kept, Kept::Tree(_)) => {
+                        Some(StoredLayer { kept: Kept::Packed(_), .. }) if matches!(kept, Kept::Tree(_)) => {
                             if exchange(&bundle.path, &place).is_err() {
                                 // a file system that cannot: for a moment the layer is absent, which is no worse than pruned
                                 self.trash(&place)?;
@@ -205,11 +205,11 @@ impl Store {
 
 /// What the directory of a layer holds.
 fn kept_at(place: &Path) -> Option<Kept> {
-    let (tree, tar) = (place.join("tree"), place.join("tar"));
+    let (tree, packed) = (place.join("tree"), place.join("packed"));
     if tree.is_dir() {
         return Some(Kept::Tree(tree));
     }
-    tar.is_file().then_some(Kept::Tar(tar))
+    packed.is_dir().then_some(Kept::Packed(packed))
 }
 
 /// Two directories swap their names, at once for everybody who looks.
@@ -290,12 +290,13 @@ mod tests {
         let store = Store::open(space.path()).expect("store");
         let pack = || {
             let temp = store.temp_dir().expect("temp");
-            let tar = temp.path.join("any");
-            fs::write(&tar, "tar").expect("write");
-            store.publish_layer(Kept::Tar(tar), record()).expect("published")
+            let packed = temp.path.join("any");
+            fs::create_dir(&packed).expect("mkdir");
+            fs::write(packed.join("tar"), "tar").expect("write");
+            store.publish_layer(Kept::Packed(packed), record()).expect("published")
         };
         let packed = pack();
-        assert_eq!(fs::read_to_string(packed.kept.path()).expect("read"), "tar");
+        assert_eq!(fs::read_to_string(packed.kept.path().join("tar")).expect("read"), "tar");
         assert_eq!(store.layer(&record().diff_id).expect("asked").expect("there").kept, packed.kept);
         publish(&store, "one");
         assert!(!packed.kept.path().exists());

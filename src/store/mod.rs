@@ -8,7 +8,7 @@
 //! ROOT/version               format version and flavour
 //! ROOT/blobs/sha256/HEX      manifests, configs, compressed layers
 //! ROOT/layers/HEX/tree       a layer by diff_id, overlay-ready; or
-//! ROOT/layers/HEX/tar        its tar, until somebody needs the files
+//! ROOT/layers/HEX/packed     its tar, until somebody needs the files
 //! ROOT/layers/HEX/record     LayerRecord as JSON, and the boot it was written in; HEX/ appears by one rename
 //! ROOT/layers/HEX/proven     empty; the layer was found whole after the machine was started anew
 //! ROOT/names/HOST/REPO/:TAG  NameRecord as JSON; the colon keeps tags apart from deeper repositories

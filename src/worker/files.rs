@@ -7,12 +7,12 @@ use std::sync::Arc;
 use super::copy::{self, CopyInput, Download, Remark, TreeInput};
 use super::error::WorkError;
 use super::exec::Surroundings;
-use super::hearsay::{Basis, HeardDigests, Parent, ToldDigests};
+use super::hearsay::{Basis, HeardDigests, Parent, ToldDigests, recalled};
 use super::secret::Credentials;
 use super::{LocalWorker, Output, Stack, Strictness, Task, attend, mkdir, mounts, retry, stack};
 use crate::cache::KeySink;
 use crate::diagnostic::{Diagnostic, with_causes};
-use crate::digest::{CacheKey, ChainId, ContentDigest, Digest, Hasher};
+use crate::digest::{CacheKey, ChainId, ContentDigest, DiffId, Digest, Hasher};
 use crate::event::Event;
 use crate::graph::{Chmod, CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, Origin, StepIndex, Unpack};
 use crate::layer;
@@ -231,13 +231,18 @@ impl LocalWorker {
         let created = Time { seconds: shared.now_secs, nanoseconds: 0 };
         // a limited time makes another tar, which is made of the files
         let wants_files = !shared.unread.contains(&task.index) || forms.iter().any(|form| form.epoch.is_some());
+        let index = task.index;
         task::blocking(move || {
             if let Prepared::Copy(prepared) = &*prepared
                 && !wants_files
                 && copy::can_be_packed(prepared)
             {
-                let pack = |inputs: &[CopyInput<'_>]| copy::pack(prepared, inputs, &shared.store, created, &forms);
+                let place = former_key(&shared.graph.step(index).op, shared.cache.project());
+                let former = recalled(&shared.store, &place)?.map(DiffId);
+                let pack =
+                    |inputs: &[CopyInput<'_>]| copy::pack(prepared, inputs, &shared.store, created, &forms, former.as_ref());
                 let stored = with_inputs(&readable, pack)?;
+                shared.store.set_memo(&place, stored.record.diff_id.0.as_bytes())?;
                 return Ok(Some(Record { diff_id: stored.record.diff_id, created_secs: shared.now_secs }));
             }
             let temp = shared.store.temp_dir()?;
@@ -520,6 +525,15 @@ fn with_digests<T>(readable: &Readable, work: impl FnOnce(&dyn FileDigests) -> T
         Readable::Context(context) => work(&**context),
         Readable::Download(_) => unreachable!("only trees are asked for digests"),
     }
+}
+
+/// Where the store remembers the layer that a copy of this project made last.
+fn former_key(op: &Op, project: &str) -> CacheKey {
+    let mut hasher = Hasher::new();
+    hasher.field(b"former copy 1");
+    hasher.field(project.as_bytes());
+    hasher.field(&serde_json::to_vec(op).unwrap_or_default());
+    CacheKey(hasher.finish())
 }
 
 /// Names a pure function of layers: what it computes, its other arguments, and the layers. `None` if an input may change.

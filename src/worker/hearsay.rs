@@ -144,7 +144,7 @@ impl LocalWorker {
     }
 }
 
-fn recalled(store: &Store, key: &CacheKey) -> Result<Option<Digest>, WorkError> {
+pub(super) fn recalled(store: &Store, key: &CacheKey) -> Result<Option<Digest>, WorkError> {
     let value = store.memo(key)?;
     Ok(value.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok()).map(Digest::from_bytes))
 }

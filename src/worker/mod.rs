@@ -289,7 +289,7 @@ impl LocalWorker {
     async fn tree(&self, layer: &StackLayer, below: &[PathBuf]) -> Result<PathBuf, WorkError> {
         let tree = match self.provide(layer).await?.kept {
             Kept::Tree(tree) => tree,
-            Kept::Tar(_) => {
+            Kept::Packed(_) => {
                 let (store, diff_id, below) = (self.shared.store.clone(), layer.diff_id, below.to_vec());
                 let unpacked = task::blocking(move || layer::tree(&store, &diff_id, &below)).await?;
                 unpacked.ok_or(WorkError::LayerGone(layer.diff_id))?

@@ -8,6 +8,7 @@ use super::layout::{Data, Layout, Node, NodeContent};
 use super::plan::input;
 use super::run::{open, unchanged};
 use super::{CopyError, CopyInput, Prepared};
+use crate::digest::{DiffId, Digest};
 use crate::layer::{self, Content, Contents, Entry, Form, LayerError, What};
 use crate::snapshot::{FileKind, Meta, Time, TreePath};
 use crate::store::{Store, StoredLayer};
@@ -22,7 +23,8 @@ pub fn can_be_packed(prepared: &Prepared) -> bool {
         })
 }
 
-/// As [`run()`](super::run()) and a commit of the tree, but the store keeps the layer as a tar.
+/// As [`run()`](super::run()) and a commit of the tree, but the store keeps the layer as a tar. Data that `former`, an earlier
+/// layer, has too is not read again.
 ///
 /// # Errors
 /// Those of [`run()`](super::run()); `Layer` if the tar cannot be written.
@@ -32,9 +34,11 @@ pub fn pack(
     store: &Store,
     created: Time,
     forms: &[Form],
+    former: Option<&DiffId>,
 ) -> Result<StoredLayer, CopyError> {
     let packing = Packing { inputs, created };
-    layer::pack(store, packing.entries(&prepared.layout).into_iter().map(Ok), &packing, forms).map_err(|error| match error {
+    let entries = packing.entries(&prepared.layout).into_iter().map(Ok);
+    layer::pack(store, entries, &packing, forms, former).map_err(|error| match error {
         LayerError::Changed { path } => CopyError::Changed { path },
         LayerError::Snapshot(error) => error.into(),
         error => CopyError::Layer(error),
@@ -55,13 +59,15 @@ impl<'a> Packing<'a> {
         // links have the metadata of what was copied first, whichever name comes first
         let mut first_names: HashMap<&TreePath, &TreePath> = HashMap::new();
         for (path, node) in &nodes {
-            if let NodeContent::File(Data::Tree { linked_to, .. }) = &node.content {
+            if let NodeContent::File(Data::Tree { meta, linked_to, .. }) = &node.content
+                && meta.links > 1
+            {
                 first_names.entry(linked_to.as_ref().unwrap_or(path)).or_insert(path);
             }
         }
         let entry = |(path, node): (&TreePath, &'a Node)| {
             let (inode, first) = match &node.content {
-                NodeContent::File(Data::Tree { linked_to, .. }) => {
+                NodeContent::File(Data::Tree { meta, linked_to, .. }) if meta.links > 1 => {
                     let copied_first = linked_to.as_ref().unwrap_or(path);
                     (&layout.nodes[copied_first], first_names[copied_first])
                 }
@@ -115,12 +121,18 @@ fn in_tar(one: &TreePath, other: &TreePath) -> Ordering {
 impl Contents<Option<&Data>> for Packing<'_> {
     fn open(&self, _: &TreePath, data: &Option<&Data>) -> Result<Content, LayerError> {
         let data = data.expect("regular files have data");
-        let digest = match data {
-            Data::Inline(text) => return Ok(Content::Bytes(text.as_bytes().to_vec())),
+        match data {
+            Data::Inline(text) => Ok(Content::Bytes(text.as_bytes().to_vec())),
+            data => Ok(Content::File(open(data, self.inputs).map_err(into_layer_error)?)),
+        }
+    }
+
+    fn digest(&self, data: &Option<&Data>) -> Option<Digest> {
+        match data.as_ref()? {
+            Data::Inline(_) => None,
             Data::Tree { digest, .. } => *digest,
             Data::Download { digest, .. } => Some(*digest),
-        };
-        Ok(Content::File(open(data, self.inputs).map_err(into_layer_error)?, digest))
+        }
     }
 
     fn check(&self, _: &TreePath, data: &Option<&Data>, file: &File) -> Result<(), LayerError> {

@@ -64,7 +64,7 @@ impl Bench {
         let packed = self.with(|inputs, parent| {
             let prepared = prepared(op, inputs, parent).unwrap();
             run(&prepared, inputs, parent, made.path(), CREATED).unwrap();
-            can_be_packed(&prepared).then(|| pack(&prepared, inputs, &store, CREATED, &[]).unwrap().record)
+            can_be_packed(&prepared).then(|| pack(&prepared, inputs, &store, CREATED, &[], None).unwrap().record)
         });
         if let Some(packed) = packed {
             let of_tree = |tree: &std::path::Path| layer::write_tar(tree, None, &mut std::io::sink()).unwrap();
