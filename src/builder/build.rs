@@ -11,6 +11,7 @@ use super::attest;
 use super::caches::{self, Importing, Leaving};
 use super::inputs::{self, Inputs};
 use super::lock::{self, Lock, Locking};
+use super::options::{entitled, options, project, reuse};
 use super::output::ProductImage;
 use super::preflight::Preflight;
 use super::remote::Arrived;
@@ -19,25 +20,22 @@ use super::reporter::Reporter;
 use super::retold::Retold;
 use super::sbom;
 use super::settings::{self, Settings};
-use super::{
-    BuildError, BuildRequest, BuildResult, ContextSource, DockerfileSource, Entitlement, ErrorKind, NamedContextSource, NoCache,
-};
-use crate::cache::{Cache, Reuse};
-use crate::diagnostic::{Diagnostic, Pass, Severity, with_causes};
+use super::{BuildError, BuildRequest, BuildResult, ErrorKind};
+use crate::cache::Cache;
+use crate::diagnostic::{Diagnostic, Severity, with_causes};
 use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
 use crate::event::{Event, EventSink, StepNumber};
-use crate::export::{Claim, Form};
+use crate::export::Claim;
 use crate::graph::{Graph, Op, StepIndex};
 use crate::layer::LayerLimits;
-use crate::plan::{self, Base, Bases, ImageLocation, Joined, NamedContext, Options, Outline, Wanted, Wish};
-use crate::reference::{ImageRef, Platform};
+use crate::plan::{self, Joined, Options, Outline, Wish};
+use crate::reference::ImageRef;
 use crate::registry::Client;
-use crate::sandbox;
 use crate::schedule::{Failure, Limits, Schedule, Summary, Worker};
 use crate::snapshot::View;
-use crate::source::image::{AnsweredBy, PullPolicy, ResolvedImage};
-use crate::source::{self, oci_layout::LayoutAddress};
+use crate::source::image::ResolvedImage;
+use crate::source::{self};
 use crate::store::Store;
 use crate::task;
 use crate::travel::{self, Answers, Imports};
@@ -105,7 +103,7 @@ pub async fn lock_names(
 
 /// Gives `work` up when the client wants to stop: for what starts no sandbox, and leaves nothing that can be seen when it ends
 /// halfway. Blocking code in it goes on until it ends or the process does.
-async fn unless_canceled<T>(
+pub(super) async fn unless_canceled<T>(
     cancel: &watch::Receiver<bool>,
     work: impl Future<Output = Result<T, BuildError>>,
 ) -> Result<T, BuildError> {
@@ -128,14 +126,14 @@ pub(super) struct Build {
     limits: LayerLimits,
     pub(super) reporter: Arc<Reporter>,
     pub(super) request: BuildRequest,
-    images: Images,
+    pub(super) images: Images,
     /// What names stand for, and where that is written.
     pub(super) lock: Lock,
     lock_path: Option<PathBuf>,
     /// What the names of contexts stood for, and when their files changed as far as servers said.
     pub(super) names: Sources,
     pub(super) times: HashMap<String, i64>,
-    cancel: watch::Receiver<bool>,
+    pub(super) cancel: watch::Receiver<bool>,
     /// What is built, as the history of builds calls it.
     project: String,
 }
@@ -309,96 +307,6 @@ impl Build {
             }
         }
         Ok((plan, wanting))
-    }
-
-    /// Asks for images until the plans of all platforms want no more.
-    async fn resolve_images(
-        &mut self,
-        dockerfile: &Dockerfile,
-        variants: &[Options],
-        found: &mut Vec<Diagnostic>,
-    ) -> Result<Bases, BuildError> {
-        let mut bases = Bases::new();
-        loop {
-            let mut wanted: Vec<Wanted> = Vec::new();
-            for options in variants {
-                match plan::wanted_images(dockerfile, options, &bases) {
-                    Ok(more) => wanted.extend(more),
-                    Err(diagnostics) => {
-                        found.extend(diagnostics);
-                        fail_on_errors(found)?;
-                        return Err(internal("no images can be asked for, but there is no error"));
-                    }
-                }
-            }
-            if wanted.is_empty() {
-                return Ok(bases);
-            }
-            let mut seen = BTreeSet::new();
-            wanted.retain(|wanted| seen.insert(wanted.key.clone()));
-            self.refuse_unpinned(|| {
-                let is_open = |wanted: &&Wanted| match &wanted.key.image {
-                    ImageLocation::Reference(image_ref) => self.lock.image(image_ref).digest.is_none(),
-                    ImageLocation::Layout(_) => false,
-                };
-                wanted.iter().filter(is_open).map(lock::unpinned_image).collect()
-            })?;
-            let mut tasks = tokio::task::JoinSet::new();
-            for (number, wanted) in wanted.into_iter().enumerate() {
-                let step = self.reporter.announce(format!("[internal] load metadata for {}", describe(&wanted)));
-                let resolving = self.resolve(&wanted);
-                tasks.spawn(async move { (number, step, wanted, resolving.await) });
-            }
-            let results = unless_canceled(&self.cancel, async { Ok(tasks.join_all().await) }).await?;
-            let mut errors: Vec<(usize, BuildError)> = Vec::new();
-            for (number, step, wanted, result) in results {
-                match result {
-                    Ok(image) => {
-                        self.reporter.done(step, answered(&image, self.now_secs()));
-                        let base =
-                            Base { name: image.name.clone(), manifest: image.manifest.digest, config: image.config.clone() };
-                        let image_ref = match &wanted.key.image {
-                            ImageLocation::Reference(image_ref) => Some(self.lock.image(image_ref)),
-                            ImageLocation::Layout(_) => None,
-                        };
-                        self.images.insert(image.manifest.digest, (Arc::new(image), image_ref));
-                        bases.insert(wanted.key, base);
-                    }
-                    Err(error) => {
-                        self.reporter.failed(step, error.to_string());
-                        errors.push((number, report::wanted_error(&error, &wanted)));
-                    }
-                }
-            }
-            errors.sort_by_key(|(number, _)| *number);
-            if let Some((_, first)) = errors.first() {
-                // what is known without the images is worth knowing
-                let early = plan::lower(dockerfile, &variants[0], &Bases::new()).1;
-                found.extend(early.into_iter().filter(|finding| finding.rule.is_some_and(|rule| rule.pass < Pass::Bases)));
-                let kind = first.kind;
-                let diagnostics = errors.into_iter().flat_map(|(_, error)| error.diagnostics).collect();
-                return Err(BuildError { kind, diagnostics });
-            }
-        }
-    }
-
-    fn resolve(&self, wanted: &Wanted) -> impl Future<Output = Result<ResolvedImage, source::SourceError>> + Send + 'static {
-        let (store, client, mut key, now_secs) = (self.store.clone(), self.client.clone(), wanted.key.clone(), self.now_secs());
-        if let ImageLocation::Reference(image_ref) = &mut key.image {
-            *image_ref = self.lock.image(image_ref);
-        }
-        let policy = if self.request.pull { PullPolicy::Always } else { PullPolicy::Missing };
-        async move {
-            match &key.image {
-                ImageLocation::Reference(image_ref) => {
-                    source::image::resolve(&store, &client, image_ref, &key.platform, policy, now_secs).await
-                }
-                ImageLocation::Layout(text) => {
-                    let text = text.strip_prefix("oci-layout://").unwrap_or(text);
-                    source::oci_layout::resolve(&store, &LayoutAddress::parse(text)?, &key.platform).await
-                }
-            }
-        }
     }
 
     /// Runs the plan and names the layers of the results.
@@ -592,7 +500,7 @@ impl Build {
     }
 
     /// With `--locked`, ends the build here if there is anything that the lock file does not have.
-    fn refuse_unpinned(&self, unpinned: impl FnOnce() -> Vec<Diagnostic>) -> Result<(), BuildError> {
+    pub(super) fn refuse_unpinned(&self, unpinned: impl FnOnce() -> Vec<Diagnostic>) -> Result<(), BuildError> {
         let diagnostics = if self.request.locking == Locking::Require { unpinned() } else { Vec::new() };
         if diagnostics.is_empty() { Ok(()) } else { Err(BuildError { kind: ErrorKind::Policy, diagnostics }) }
     }
@@ -629,7 +537,7 @@ impl Build {
         Ok(claims)
     }
 
-    fn now_secs(&self) -> i64 {
+    pub(super) fn now_secs(&self) -> i64 {
         self.request.now_secs()
     }
 
@@ -638,118 +546,8 @@ impl Build {
     }
 }
 
-/// What shapes the plan, once per platform; at least one.
-fn options(request: &BuildRequest, inputs: &Inputs, stages: Wish) -> Vec<Options> {
-    let host = Platform::host();
-    let named_contexts: BTreeMap<String, NamedContext> = request
-        .named_contexts
-        .iter()
-        .map(|(name, source)| {
-            let context = match source {
-                NamedContextSource::Directory(_) | NamedContextSource::Remote(_) => NamedContext::Local,
-                NamedContextSource::Image(image_ref) => NamedContext::Image(image_ref.clone()),
-                NamedContextSource::Layout(text) => NamedContext::Layout(format!("oci-layout://{text}")),
-            };
-            (name.clone(), context)
-        })
-        .collect();
-    let mut build_args = request.build_args.clone();
-    if let Some(epoch) = request.client_env.iter().find(|(name, _)| name == "SOURCE_DATE_EPOCH")
-        && !build_args.iter().any(|(name, _)| name == "SOURCE_DATE_EPOCH")
-    {
-        build_args.push(epoch.clone());
-    }
-    let options = Options {
-        build_args,
-        epoch_default: None,
-        target: request.target.clone(),
-        target_platform: host.clone(),
-        platform_requested: !request.platforms.is_empty(),
-        build_platform: host,
-        labels: request.labels.clone(),
-        named_contexts,
-        network: request.network,
-        allow_host_network: request.allow.contains(&Entitlement::NetworkHost),
-        allow_insecure: request.allow.contains(&Entitlement::SecurityInsecure),
-        extra_hosts: request.extra_hosts.clone(),
-        shm_size_bytes: request.shm_size_bytes,
-        ulimits: request.ulimits.clone(),
-        limits: request.limits,
-        has_main_context: !matches!(request.context, ContextSource::Stream(_)),
-        ignore: inputs.ignore.clone(),
-        stages,
-        platform_in_names: request.form() == Form::Index,
-    };
-    match request.platforms.as_slice() {
-        [] => vec![options],
-        platforms => {
-            let variant = |platform: &Platform| Options { target_platform: platform.clone(), ..options.clone() };
-            platforms.iter().map(variant).collect()
-        }
-    }
-}
-
-/// Names what is built, so that a build can be compared with the one before.
-fn project(request: &BuildRequest) -> String {
-    let context = match &request.context {
-        ContextSource::Directory(path) => path.canonicalize().unwrap_or_else(|_| path.clone()).display().to_string(),
-        ContextSource::Stream(_) => "-".to_owned(),
-        ContextSource::Remote(remote) => remote.clone(),
-    };
-    let dockerfile = match &request.dockerfile {
-        DockerfileSource::Default => "Dockerfile".to_owned(),
-        DockerfileSource::File(path) => path.display().to_string(),
-        DockerfileSource::Stream(_) => "-".to_owned(),
-        DockerfileSource::Url(url) => url.clone(),
-    };
-    format!("{context}\0{dockerfile}\0{}", request.target.as_deref().unwrap_or_default())
-}
-
-fn entitled(allow: &[Entitlement]) -> Option<sandbox::Entitled> {
-    let names: Vec<&str> =
-        allow.iter().filter(|allowed| **allowed == Entitlement::SecurityInsecure).map(|_| sandbox::Entitled::NAME).collect();
-    sandbox::Entitled::among(&names)
-}
-
-fn reuse(graph: &Graph, no_cache: &NoCache) -> HashMap<StepIndex, Reuse> {
-    let refused = |index: &StepIndex| match no_cache {
-        NoCache::Never => false,
-        NoCache::All => true,
-        NoCache::Stages(stages) => stages.iter().any(|stage| stage.eq_ignore_ascii_case(&graph.step(*index).origin.stage)),
-    };
-    graph.indices().filter(refused).map(|index| (index, Reuse::Refused)).collect()
-}
-
-fn describe(wanted: &Wanted) -> String {
-    match &wanted.key.image {
-        ImageLocation::Reference(image_ref) => image_ref.canonical(),
-        ImageLocation::Layout(text) => text.clone(),
-    }
-}
-
-/// Where an image came from, in words.
-fn answered(image: &ResolvedImage, now_secs: i64) -> Option<String> {
-    match &image.answered_by {
-        AnsweredBy::Store { set_secs: Some(set_secs) } => {
-            Some(format!("using {} from the store, put there {}", image.name, age(now_secs - set_secs)))
-        }
-        AnsweredBy::Store { set_secs: None } => Some(format!("using {} from the store", image.name)),
-        AnsweredBy::Registry(host) => Some(format!("using {} from {host}", image.name)),
-        AnsweredBy::Layout(path) => Some(format!("using {} from {}", image.name, path.display())),
-    }
-}
-
-fn age(seconds: i64) -> String {
-    match seconds {
-        ..120 => "just now".to_owned(),
-        120..7200 => format!("{} minutes ago", seconds / 60),
-        7200..172_800 => format!("{} hours ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
-    }
-}
-
 /// Takes the errors out, in the order of the file, if there are any.
-fn fail_on_errors(found: &mut Vec<Diagnostic>) -> Result<(), BuildError> {
+pub(super) fn fail_on_errors(found: &mut Vec<Diagnostic>) -> Result<(), BuildError> {
     if found.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         let mut diagnostics: Vec<Diagnostic> =
             found.extract_if(.., |diagnostic| diagnostic.severity == Severity::Error).collect();
@@ -770,6 +568,6 @@ fn refuse_violations(planned: &Planned) -> Result<(), BuildError> {
     Err(BuildError { kind: ErrorKind::Usage, diagnostics })
 }
 
-fn internal(text: &str) -> BuildError {
+pub(super) fn internal(text: &str) -> BuildError {
     BuildError { kind: ErrorKind::Internal, diagnostics: vec![Diagnostic::error_without_place("internal", text)] }
 }

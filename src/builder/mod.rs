@@ -31,6 +31,7 @@ pub use crate::worker::{StandardStreams, Wiring};
 
 pub mod archive;
 pub mod attest;
+mod bases;
 mod build;
 pub mod cache_mounts;
 mod caches;
@@ -45,6 +46,7 @@ pub mod images;
 pub mod import;
 mod inputs;
 pub mod lock;
+mod options;
 mod output;
 mod preflight;
 pub mod registry;
