@@ -11,6 +11,10 @@ use croze::dockerfile;
 use croze::plan::{self, Bases, Options};
 use croze::reference::Platform;
 
+/// The program's: a third of the time goes by in it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const LINES: usize = 2_000;
 const ROUNDS: usize = 200;
 
