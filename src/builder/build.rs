@@ -355,6 +355,7 @@ impl Build {
             limits: self.limits,
             events: events.clone(),
             numbers: numbers.clone(),
+            secret_key: self.request.secret_key(),
             secrets: std::mem::take(&mut self.request.secrets),
             ssh: std::mem::take(&mut self.request.ssh),
             wanting,

@@ -26,7 +26,7 @@ pub use run::{RunRequest, RunResult, Volume, run};
 pub use crate::plan::limits::{BadLimit, retry, time_limit};
 use crate::travel::Address;
 pub use crate::travel::flag::{Asked, CacheSource, CacheTarget, FlagError};
-pub use crate::worker::{Secret, SecretSource, SshAgent, Strictness};
+pub use crate::worker::{InKey, Secret, SecretSource, SshAgent, Strictness};
 pub use crate::worker::{StandardStreams, Wiring};
 
 pub mod archive;
@@ -149,6 +149,12 @@ impl BuildRequest {
     /// Proxies of the client, by the names of its variables.
     fn proxies(&self) -> Vec<(String, String)> {
         self.client_env.iter().filter(|(name, _)| name.to_lowercase().ends_with("_proxy")).cloned().collect()
+    }
+
+    /// `CROZE_SECRET_KEY`, which machines share that share a cache.
+    fn secret_key(&self) -> Option<String> {
+        let found = self.client_env.iter().find(|(name, _)| name == "CROZE_SECRET_KEY");
+        found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
     }
 
     /// The socket of the client's ssh agent.

@@ -129,6 +129,7 @@ async fn run_image(store: &Store, request: RunRequest) -> Result<RunResult, Buil
         shells: None,
         imports: Arc::default(),
         told: None,
+        secret_key: None,
         now_secs,
         ahead: Ahead::default(),
         unread: HashSet::new(),

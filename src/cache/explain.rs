@@ -195,9 +195,11 @@ fn mounts(former: &[(String, String)], now: &[(String, String)], told: &mut Vec<
     };
     let (before, after) = (split(former), split(now));
     let content = |parts: &[(String, String)]| parts.iter().find(|(name, _)| name == "bind content").cloned();
+    let secret = |parts: &[(String, String)]| parts.iter().find(|(name, _)| name == "secret value").cloned();
     for (target, parts) in &after {
         match before.get(target) {
             None => told.push(format!("the mount at `{target}` is new")),
+            Some(old) if secret(old) != secret(parts) => told.push(format!("the secret mounted at `{target}` changed")),
             Some(old) if content(old) != content(parts) => told.push(format!("the files mounted at `{target}` changed")),
             Some(old) if old != parts => told.push(format!("the options of the mount at `{target}` changed")),
             Some(_) => {}

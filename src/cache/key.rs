@@ -31,7 +31,7 @@ impl KeySink for HashSink {
 }
 
 /// The parts that are no text.
-const BINARY: &[&str] = &["layer", "content", "bind content", "shm size", "tmpfs"];
+const BINARY: &[&str] = &["layer", "content", "bind content", "secret value", "shm size", "tmpfs"];
 
 /// Keeps the parts as text, those that are none as hexadecimal digits.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl KeySink for ListSink {
 pub const VERSION: &[u8] = b"croze-key-1";
 
 /// The parts of a command's key. `parents` is the stack it runs on, bottom first; `mounted` the content of each bind mount's
-/// source, in the order of `op.mounts`, `None` for other mounts.
+/// source, in the order of `op.mounts`, the keyed digest of a secret that is to take part, `None` for other mounts.
 ///
 /// Not in it, as in BuildKit: proxy variables, addresses of extra hosts, secret values, identity and sharing of cache mounts.
 pub fn exec(op: &ExecOp, parents: &[DiffId], mounted: &[Option<ContentDigest>], sink: &mut dyn KeySink) {
@@ -130,6 +130,9 @@ fn mount(mount: &Mount, content: Option<ContentDigest>, sink: &mut dyn KeySink) 
             sink.part("secret", id.as_bytes());
             sink.part("secret env", env.as_deref().unwrap_or("").as_bytes());
             sink.part("secret file", format!("{file} {uid}:{gid} {mode:o}").as_bytes());
+            if let Some(content) = content {
+                sink.part("secret value", content.0.as_bytes());
+            }
             required.then(|| sink.part("secret required", b""));
         }
         MountKind::Ssh { id, required, uid, gid, mode } => {

@@ -21,7 +21,8 @@ pub struct Environment {
 
 /// Variables that the builder may look at: proxies (either case), the time of reproducible builds, and where configuration
 /// and credentials are.
-const PASSED_ON: [&str; 16] = [
+const PASSED_ON: [&str; 17] = [
+    "CROZE_SECRET_KEY",
     "HTTP_PROXY",
     "http_proxy",
     "HTTPS_PROXY",

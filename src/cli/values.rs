@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::builder::attest::{Detail, Provenance, Version};
 use crate::builder::{
-    self, Asked, BadLimit, CacheSource, CacheTarget, Entitlement, FlagError, NamedContextSource, Secret, SecretSource, SshAgent,
+    self, Asked, BadLimit, CacheSource, CacheTarget, Entitlement, FlagError, InKey, NamedContextSource, Secret, SecretSource,
+    SshAgent,
 };
 use crate::cli::environment::Environment;
 use crate::graph::{Network, Retry};
@@ -135,16 +136,19 @@ pub fn is_remote(text: &str) -> bool {
 
 /// `--secret`: `id=ID`, then `src=FILE` (or `source=`), `env=NAME` or neither: a variable named like the secret, else a file.
 ///
+/// `cache-key=true` makes its value a part of the keys of steps that mount it.
+///
 /// A secret whose variable is unset is `None`, as if it had not been given: only a step that requires it fails.
 pub fn secret(text: &str, environment: &Environment) -> Result<Option<Secret>, BadValue> {
     let form = "id=ID[,src=FILE|,env=NAME]";
-    let (mut id, mut file, mut variable, mut from_variable) = (None, None, None, false);
+    let (mut id, mut file, mut variable, mut from_variable, mut in_key) = (None, None, None, false, InKey::No);
     for field in csv_fields(text) {
         let (key, value) = field.split_once('=').ok_or(BadValue::Form { value: text.to_owned(), form })?;
         match key.to_lowercase().as_str() {
             "id" => id = Some(value.to_owned()),
             "src" | "source" => file = Some(value.to_owned()),
             "env" => variable = Some(value.to_owned()),
+            "cache-key" => in_key = if boolean(value)? { InKey::Digest } else { InKey::No },
             "type" => match value {
                 "file" => {}
                 "env" => from_variable = true,
@@ -163,7 +167,7 @@ pub fn secret(text: &str, environment: &Environment) -> Result<Option<Secret>, B
         (None, Some(file)) => Some(SecretSource::File(PathBuf::from(file))),
         (None, None) => Some(value_of(&id).map_or_else(|| SecretSource::File(PathBuf::from(&id)), SecretSource::Value)),
     };
-    Ok(source.map(|source| Secret { id, source }))
+    Ok(source.map(|source| Secret { id, source, in_key }))
 }
 
 /// `--cache-from`.
@@ -406,14 +410,16 @@ mod tests {
     fn secrets_have_four_forms() {
         let environment = Environment::with(&[("HOSTV", "v")]);
         let read = |text: &str| secret(text, &environment).expect(text);
-        let value = |id: &str| Some(Secret { id: id.into(), source: SecretSource::Value(b"v".to_vec()) });
-        let file = |id: &str, path: &str| Some(Secret { id: id.into(), source: SecretSource::File(path.into()) });
+        let in_key = InKey::No;
+        let value = |id: &str| Some(Secret { id: id.into(), source: SecretSource::Value(b"v".to_vec()), in_key });
+        let file = |id: &str, path: &str| Some(Secret { id: id.into(), source: SecretSource::File(path.into()), in_key });
         assert_eq!(read("id=a,src=/s"), file("a", "/s"));
         assert_eq!(read("type=file,id=a,source=/s"), file("a", "/s"));
         assert_eq!(read("type=env,id=b,env=HOSTV"), value("b"));
         assert_eq!(read("type=env,id=b,src=HOSTV"), value("b"));
         assert_eq!(read("id=HOSTV"), value("HOSTV"));
         assert_eq!(read("id=name"), file("name", "name"));
+        assert_eq!(read("id=a,src=/s,cache-key=true").map(|secret| secret.in_key), Some(InKey::Digest));
         assert_eq!(read("\"id=a\",\"src=/with,comma\""), file("a", "/with,comma"));
         assert_eq!(message(secret("src=/s", &environment)), "`src=/s` is not of the form `id=ID[,src=FILE|,env=NAME]`");
         assert_eq!(message(secret("id=a,sorce=/s", &environment)), "unknown key `sorce` in `id=a,sorce=/s`");

@@ -13,6 +13,7 @@
 //! ROOT/layers/HEX/proven     empty; the layer was found whole after the machine was started anew
 //! ROOT/names/HOST/REPO/:TAG  NameRecord as JSON; the colon keeps tags apart from deeper repositories
 //! ROOT/cache-mounts/HEX/     data/: contents of RUN --mount=type=cache; about: MountAbout as JSON
+//! ROOT/secret-key            what secrets that take part in keys are digested with
 //! ROOT/index.sqlite          records, memos, compressed variants, stat index; can be rebuilt or dropped
 //! ROOT/locks/KEY             a step that some process runs now (file lock)
 //! ROOT/leases/N.lease        a command that uses the store now (file lock); leases/gate keeps pruners and users apart
@@ -44,6 +45,7 @@ mod lock;
 mod mounts;
 mod names;
 mod origin;
+mod secret_key;
 mod temp;
 mod usage;
 

@@ -8,13 +8,13 @@ use super::copy::{self, CopyInput, Download, Remark, TreeInput};
 use super::error::WorkError;
 use super::exec::Surroundings;
 use super::hearsay::{Basis, HeardDigests, Parent, ToldDigests, recalled};
-use super::secret::Credentials;
+use super::secret::{Credentials, InKey, Secret};
 use super::{LocalWorker, Output, Stack, Strictness, Task, attend, mkdir, mounts, retry, stack};
 use crate::cache::KeySink;
 use crate::diagnostic::{Diagnostic, with_causes};
-use crate::digest::{CacheKey, ChainId, ContentDigest, DiffId, Digest, Hasher};
+use crate::digest::{CacheKey, ChainId, ContentDigest, DiffId, Digest, Hasher, hmac};
 use crate::event::Event;
-use crate::graph::{Chmod, CopyOp, CopySource, ExecOp, GitOp, MountKind, Op, Origin, StepIndex, Unpack};
+use crate::graph::{Chmod, CopyOp, CopySource, ExecOp, GitOp, Mount, MountKind, Op, Origin, StepIndex, Unpack};
 use crate::layer;
 use crate::schedule::Novelty;
 use crate::snapshot::{FileKind, FileTree, Last, Time, Told, TreePath, View, Witness, resolve};
@@ -313,7 +313,7 @@ impl LocalWorker {
         let mut contents = Vec::with_capacity(op.mounts.len());
         for mount in &op.mounts {
             let MountKind::Bind { input, source, .. } = &mount.kind else {
-                contents.push(None);
+                contents.push(self.secret_content(mount)?);
                 continue;
             };
             let memo = memo_key(b"mount", source.as_bytes(), &inputs[*input..=*input]);
@@ -346,6 +346,20 @@ impl LocalWorker {
             contents.push(Some(content));
         }
         Ok(contents)
+    }
+
+    /// What stands for a secret's value in a key, if it is to take part in it.
+    fn secret_content(&self, mount: &Mount) -> Result<Option<ContentDigest>, WorkError> {
+        let MountKind::Secret { id, .. } = &mount.kind else { return Ok(None) };
+        let takes_part = |secret: &&Secret| secret.id == *id && secret.in_key == InKey::Digest;
+        let Some(secret) = self.shared.secrets.iter().find(takes_part) else { return Ok(None) };
+        let value = secret.value().map_err(WorkError::system("read a secret"))?;
+        let key = match &self.shared.secret_key {
+            Some(text) => text.clone().into_bytes(),
+            None => self.shared.store.secret_key()?,
+        };
+        let own_key = hmac(&key, id.as_bytes());
+        Ok(Some(ContentDigest(hmac(own_key.as_bytes(), &value))))
     }
 
     /// Runs a command in a sandbox.

@@ -61,7 +61,7 @@ mod workplace;
 
 pub use crate::sandbox::StandardStreams;
 pub use error::{Expired, WorkError};
-pub use secret::{Credentials, Secret, SecretSource, SshAgent};
+pub use secret::{Credentials, InKey, Secret, SecretSource, SshAgent};
 pub use session::{Ended, Shells, Wiring};
 pub use sources::Sources;
 
@@ -155,6 +155,8 @@ pub struct Shared {
     pub numbers: HashMap<StepIndex, StepNumber>,
     /// The client's secrets.
     pub secrets: Vec<Secret>,
+    /// `CROZE_SECRET_KEY`, in place of the store's key.
+    pub secret_key: Option<String>,
     /// The client's ssh agents.
     pub ssh: Vec<SshAgent>,
     /// What was not given that steps require.

@@ -13,6 +13,17 @@ pub struct Secret {
     pub id: String,
     /// Where its value is read, when a step asks.
     pub source: SecretSource,
+    /// `cache-key=`.
+    pub in_key: InKey,
+}
+
+/// Whether a secret's value takes part in the keys of the steps that mount it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InKey {
+    /// As in BuildKit: another value runs nothing again.
+    No,
+    /// By a keyed digest: one without a key could be guessed by whoever reads an exported cache.
+    Digest,
 }
 
 /// Where a secret's value is.
@@ -85,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_secret_belongs_to_its_host() {
-        let secret = |id: &str| Secret { id: id.into(), source: SecretSource::Value(b" word\n".to_vec()) };
+        let secret = |id: &str| Secret { id: id.into(), source: SecretSource::Value(b" word\n".to_vec()), in_key: InKey::No };
         let secrets = [secret("HTTP_AUTH_TOKEN_example.com"), secret("GIT_AUTH_TOKEN")];
         let credentials = Credentials(&secrets);
         assert!(matches!(credentials.http("https://example.com:8443/a"), Some(HttpAuth::Token(token)) if token == "word"));

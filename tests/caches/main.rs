@@ -291,6 +291,33 @@ fn cache_mounts_are_handled_one_by_one() {
     second.croze(["cache-mount", "export", "deps"]).fails(2, message);
 }
 
+#[test]
+fn a_secret_takes_part_in_the_key_where_that_is_asked_for() {
+    let (first, second) = (machine(), machine());
+    let text = "FROM busybox\nRUN --mount=type=secret,id=token,target=/t wc -c < /t > /length\n";
+    let build = |space: &Space, secret: &str, shared: Option<&str>, flags: &[&str]| {
+        space.dockerfile(text).write("token", secret);
+        let token = space.text_path("token");
+        let flag = format!("id=token,src={token},cache-key=true");
+        let mut command = space.command([&["build", "--explain", "--secret", &flag], flags, &["ctx"]].concat());
+        if let Some(key) = shared {
+            command.env("CROZE_SECRET_KEY", key);
+        }
+        common::run(&mut command).succeeds()
+    };
+    assert_eq!(build(&first, "one", None, &[]).count("CACHED"), 0);
+    assert_eq!(build(&first, "one", None, &[]).count("CACHED"), 1);
+    let built = build(&first, "other", None, &[]);
+    assert!(built.stderr.contains("because the secret mounted at `/t` changed"), "{}", built.stderr);
+    // a cache says nothing about the secret to those without the key
+    let cache = first.text_path("cache");
+    let (to, from) = (format!("type=local,dest={cache}"), format!("type=local,src={cache}"));
+    build(&first, "one", Some("shared"), &["--cache-to", &to]);
+    assert_eq!(build(&second, "one", None, &["--cache-from", &from]).count("CACHED"), 0);
+    let third = machine();
+    assert_eq!(build(&third, "one", Some("shared"), &["--cache-from", &from]).count("CACHED"), 1);
+}
+
 /// The blobs of a cache that are no documents.
 fn layers(cache: &Path) -> Vec<PathBuf> {
     let blobs = fs::read_dir(cache.join("blobs/sha256")).expect("a cache").map(|entry| entry.expect("readable").path());
