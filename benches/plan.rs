@@ -11,7 +11,7 @@ use croze::dockerfile;
 use croze::plan::{self, Bases, Options};
 use croze::reference::Platform;
 
-/// The program's: a third of the time goes by in it.
+/// The program's own: much of planning is allocation.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
