@@ -34,11 +34,11 @@ impl Form {
     }
 }
 
-/// As [`commit()`], and begins to make the layer's blobs in `forms`. What fails there is met again, and told, by the output
+/// As [`commit()`](super::commit()), and begins to make the layer's blobs in `forms`. What fails there is met again, and told, by the output
 /// that wants the blob.
 ///
 /// # Errors
-/// As [`commit()`].
+/// As [`commit()`](super::commit()).
 pub fn commit_ahead(store: &Store, tree: PathBuf, forms: &[Form]) -> Result<StoredLayer, LayerError> {
     publish(store, forms, |ahead| {
         let summary = match ahead {
