@@ -66,6 +66,10 @@ fn connect() -> Result<(DefaultNetwork, SharedNetwork), String> {
     let behind_stub = || fs::read_to_string("/run/systemd/resolve/resolv.conf").ok();
     let resolv_conf = reachable(&text).or_else(|| reachable(&behind_stub()?));
     let resolv_conf = resolv_conf.ok_or("its resolver listens on the loopback device alone (/etc/resolv.conf)")?;
+    let routes = |name: &str| fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+    if !has_default_route(&routes("route")) && has_default_route_6(&routes("ipv6_route")) {
+        return Err("the way out of this machine is of version 6, which the network of commands does not speak".to_owned());
+    }
     let shared = SharedNetwork::connect().map_err(|error| error.to_string())?;
     let gateway = shared.gateway().unwrap_or(Ipv4Addr::LOCALHOST);
     let network = DefaultNetwork { network: sandbox::Network::Shared, resolv_conf: resolv_conf.into_bytes(), gateway };
@@ -120,6 +124,21 @@ fn reachable(text: &str) -> Option<String> {
     (!has_servers(text) || has_servers(&kept)).then_some(kept)
 }
 
+/// Whether `/proc/net/route` has a way to everywhere: its second column is the destination.
+fn has_default_route(routes: &str) -> bool {
+    routes.lines().any(|route| route.split_whitespace().nth(1) == Some("00000000"))
+}
+
+/// The same of `/proc/net/ipv6_route`: destination and prefix come first, the device last. The kernel's own route to nowhere is
+/// on the loopback device.
+fn has_default_route_6(routes: &str) -> bool {
+    routes.lines().any(|route| {
+        let mut words = route.split_whitespace();
+        let is_everywhere = words.next().is_some_and(|to| to.bytes().all(|digit| digit == b'0')) && words.next() == Some("00");
+        is_everywhere && words.next_back() != Some("lo")
+    })
+}
+
 /// Whether a variable names a proxy that listens where only this machine's own network leads.
 fn is_on_loopback(variable: &str) -> bool {
     let Some((name, value)) = variable.split_once('=') else { return false };
@@ -147,6 +166,20 @@ mod tests {
         // no resolver at all: nothing is lost
         assert_eq!(reachable("# none\n"), Some("# none\n".to_owned()));
         assert_eq!(reachable(""), Some(String::new()));
+    }
+
+    #[test]
+    fn ways_out_are_told_from_ways_to_neighbours() {
+        let heading = "Iface\tDestination\tGateway \tFlags\n";
+        assert!(has_default_route(&format!("{heading}eth0\t00000000\t010200C0\t0003\n")));
+        assert!(!has_default_route(&format!("{heading}eth0\t000200C0\t00000000\t0001\n")));
+        let zeros = "0".repeat(32);
+        let route = |to: &str, prefix: &str, device: &str| {
+            format!("{to} {prefix} {zeros} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003 {device}\n")
+        };
+        assert!(has_default_route_6(&route(&zeros, "00", "eth0")));
+        assert!(!has_default_route_6(&route(&zeros, "00", "lo")));
+        assert!(!has_default_route_6(&route("20010db8000000000000000000000000", "20", "eth0")));
     }
 
     #[test]
