@@ -64,7 +64,10 @@ impl Store {
             }
         }
         for (digest, path) in self.named_by_digest("cache-mounts")? {
-            let (size_bytes, used) = tree_usage(&path).map_err(StoreError::io("read", &path))?;
+            let (all_bytes, used) = tree_usage(&path).map_err(StoreError::io("read", &path))?;
+            // what the store itself wrote beside them
+            let about_bytes = fs::metadata(path.join("about")).map_or(0, |metadata| metadata.len());
+            let size_bytes = all_bytes.saturating_sub(about_bytes);
             found.push(Usage { kind: UsageKind::CacheMount(digest), size_bytes, used });
         }
         Ok(found)
