@@ -34,8 +34,8 @@ impl Form {
     }
 }
 
-/// As [`commit()`](super::commit()), and begins to make the layer's blobs in `forms`. What fails there is met again, and told, by the output
-/// that wants the blob.
+/// As [`commit()`](super::commit()), and begins to make the layer's blobs in `forms`. What fails there is met again, and told,
+/// by the output that wants the blob.
 ///
 /// # Errors
 /// As [`commit()`](super::commit()).

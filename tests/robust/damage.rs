@@ -141,9 +141,9 @@ fn a_base_whose_layer_is_gone_is_named() {
         5,
         &format!(
             "error: image `{BASE}` in the store is not whole: layer sha256:{name} is not in the store\n \
-             --> Dockerfile:2:1\n  |\n\
-             2 | RUN true\n  \
-             | ^^^^^^^^\n  |\n  \
+             --> Dockerfile:1:6\n  |\n\
+             1 | FROM {BASE}\n  \
+             |      ^^^^^^^^^^^^^^^^^^\n  |\n  \
              = note: cannot reach 127.0.0.1:1: connection refused\n  \
              = help: import or build that image again; one from a registry is fetched when it answers"
         ),

@@ -53,25 +53,28 @@ fn nothing_half_written(space: &Space) {
 
 #[test]
 fn a_copy_that_does_not_fit() {
-    let space = Space::new();
-    let small = small_store(&space);
-    space.dockerfile("FROM busybox\nCOPY big /\n").write("ctx/big", vec![7; 30 << 20]);
-    build(&space).fails(
-        5,
-        &format!(
-            "error: no space left on the file system of the store `{}`\n \
-             --> Dockerfile:2:1\n  |\n\
-             2 | COPY big /\n  \
-             | ^^^^^^^^^^\n  |\n  \
-             = note: cannot create `/big`\n  \
-             = note: no space left on device\n  \
-             = help: free space there, or name another store with `--root DIR`",
-            space.text_path("small/store")
-        ),
-    );
-    nothing_half_written(&space);
-    small.grow();
-    build(&space).succeeds();
+    // a layer that nothing reads is written as one tar, another file by file
+    for (goes_on, fails_at) in [("", "write the layer"), ("RUN true\n", "create `/big`")] {
+        let space = Space::new();
+        let small = small_store(&space);
+        space.dockerfile(&format!("FROM busybox\nCOPY big /\n{goes_on}")).write("ctx/big", vec![7; 30 << 20]);
+        build(&space).fails(
+            5,
+            &format!(
+                "error: no space left on the file system of the store `{}`\n \
+                 --> Dockerfile:2:1\n  |\n\
+                 2 | COPY big /\n  \
+                 | ^^^^^^^^^^\n  |\n  \
+                 = note: cannot {fails_at}\n  \
+                 = note: no space left on device\n  \
+                 = help: free space there, or name another store with `--root DIR`",
+                space.text_path("small/store")
+            ),
+        );
+        nothing_half_written(&space);
+        small.grow();
+        build(&space).succeeds();
+    }
 }
 
 #[test]
