@@ -6,6 +6,7 @@ use hyper::body::Bytes;
 use tokio::sync::mpsc;
 
 use crate::digest::{Digest, Hasher};
+use crate::task;
 
 /// Reads a blob while it is downloaded. Its end is reached only by the right number of the right bytes; anything else is
 /// an error at the place where the end should be.
@@ -41,6 +42,37 @@ impl BlobReader {
         }
         Err(io::Error::new(io::ErrorKind::InvalidData, format!("{found} came for {}", self.expected)))
     }
+}
+
+/// Chunks of a blob that wait for their reader: enough to bridge a pause on either side. Each has as much as the transport
+/// reads at once, at most.
+const CHUNKS_AHEAD: usize = 16;
+
+/// Runs `consume` where it may block on what `send` sends: what became of sending, of consuming, and what the bytes hash to if
+/// all came and were others.
+pub(in crate::registry) async fn consumed<T, E, S, Sending>(
+    digest: Digest,
+    size_bytes: u64,
+    send: impl FnOnce(mpsc::Sender<Bytes>) -> Sending,
+    consume: impl FnOnce(&mut BlobReader) -> Result<T, E> + Send + 'static,
+) -> (S, Result<T, E>, Option<Digest>)
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    Sending: Future<Output = S>,
+{
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let mut reader = BlobReader::new(receiver, digest, size_bytes);
+    let consumed = task::blocking(move || {
+        let result = consume(&mut reader);
+        if result.is_ok() {
+            // its failures are the verdict below and the sender's error
+            let _ = reader.drain();
+        }
+        (result, reader.mismatch())
+    });
+    let (sent, (result, mismatch)) = tokio::join!(send(sender), consumed);
+    (sent, result, mismatch)
 }
 
 impl Read for BlobReader {

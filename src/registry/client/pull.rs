@@ -14,16 +14,12 @@ use crate::digest::Digest;
 use crate::image::Descriptor;
 use crate::reference::ImageRef;
 use crate::registry::auth::Access;
-use crate::registry::blob::BlobReader;
+use crate::registry::blob::{BlobReader, consumed};
 use crate::registry::config::Endpoint;
 use crate::registry::error::{Broken, RegistryError};
 use crate::registry::manifest::LARGEST_DOCUMENT_BYTES;
 use crate::registry::transport::Response;
-use crate::task;
 
-/// Chunks of a blob that wait for their reader: enough to bridge a pause on either side. Each has as much as the transport
-/// reads at once, at most.
-const CHUNKS_AHEAD: usize = 16;
 /// Tags that are looked through for a near one.
 const TAGS_LISTED: usize = 1000;
 
@@ -104,17 +100,8 @@ impl Client {
         T: Send + 'static,
         E: From<RegistryError> + Send + 'static,
     {
-        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let mut reader = BlobReader::new(receiver, digest, size_bytes);
-        let consumed = task::blocking(move || {
-            let result = consume(&mut reader);
-            if result.is_ok() {
-                // Its failures are the verdict below and the sender's error.
-                let _ = reader.drain();
-            }
-            (result, reader.mismatch())
-        });
-        let (sent, (result, mismatch)) = tokio::join!(self.send_blob(image_ref, digest, size_bytes, sender), consumed);
+        let send = |sender| self.send_blob(image_ref, digest, size_bytes, sender);
+        let (sent, result, mismatch) = consumed(digest, size_bytes, send, consume).await;
         match (sent, mismatch) {
             (Err(error), _) => Err(error.into()),
             (Ok(host), Some(found)) => Err(RegistryError::BadDigest { host, expected: digest, found }.into()),

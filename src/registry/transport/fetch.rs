@@ -1,15 +1,12 @@
 //! Blobs that are not in a registry.
 
+use hyper::body::Bytes;
 use tokio::sync::mpsc;
 
 use super::{Request, Transport};
 use crate::digest::Digest;
-use crate::registry::blob::BlobReader;
+use crate::registry::blob::{BlobReader, consumed};
 use crate::registry::error::RegistryError;
-use crate::task;
-
-/// Chunks that wait for their reader.
-const CHUNKS_AHEAD: usize = 32;
 
 impl Transport {
     /// Streams what `request` asks for to `consume`, which runs where it may block. The value of `consume` is returned only if
@@ -31,17 +28,7 @@ impl Transport {
             return Err(response.into_status_error().await.into());
         }
         let (host, url) = (response.host(), response.url_for_people());
-        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let mut reader = BlobReader::new(receiver, digest, size_bytes);
-        let consumed = task::blocking(move || {
-            let result = consume(&mut reader);
-            if result.is_ok() {
-                // its failures are the verdict below and the sender's error
-                let _ = reader.drain();
-            }
-            (result, reader.mismatch())
-        });
-        let sent = async move {
+        let send = |sender: mpsc::Sender<Bytes>| async move {
             let mut sent_bytes = 0;
             while let Some(chunk) = response.chunk().await? {
                 sent_bytes += chunk.len() as u64;
@@ -52,7 +39,7 @@ impl Transport {
             }
             Ok::<u64, RegistryError>(sent_bytes)
         };
-        let (sent, (result, mismatch)) = tokio::join!(sent, consumed);
+        let (sent, result, mismatch) = consumed(digest, size_bytes, send, consume).await;
         match (sent, mismatch) {
             (Err(error), _) => Err(error.into()),
             (Ok(_), Some(found)) => Err(RegistryError::BadDigest { host, expected: digest, found }.into()),
