@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 
 use super::state::States;
 use super::{Novelty, Prepared, Slot, Worker};
@@ -239,15 +239,11 @@ impl<W: Worker> Schedule<W> {
         if let Ok(output) = self.recall(index, &key, reuse, &task).await? {
             return Ok((output, Outcome::Cached));
         }
-        let lock = self.lock(key).await?;
+        let (lock, permit) = self.turn(key, slots.of(slot)).await?;
         // whoever held the lock, or finished just before we took it, may have left what we need
         let miss = match self.recall(index, &key, reuse, &task).await? {
             Ok(output) => return Ok((output, Outcome::Cached)),
             Err(miss) => miss,
-        };
-        let permit = tokio::select! {
-            permit = slots.of(slot).acquire() => permit.expect("slots are never closed"),
-            () = self.canceled() => return Err(Stop::Canceled),
         };
         self.tell(index, |step| Event::Started { step });
         let started = Instant::now();
@@ -294,14 +290,25 @@ impl<W: Worker> Schedule<W> {
         Ok(Ok(self.worker.recall(task, &record)))
     }
 
-    /// Takes the lock of `key`. Another process may run the very step now: it is waited for without holding a slot.
-    async fn lock(&self, key: CacheKey) -> Result<StepLock, Stop<W::Error>> {
+    /// Takes a slot and the lock of `key`. The slot comes first: a lock is an open file, and steps that wait for their turn may
+    /// be thousands. Another process may run the very step now: it is waited for without holding a slot.
+    async fn turn<'a>(&self, key: CacheKey, slots: &'a Semaphore) -> Result<(StepLock, SemaphorePermit<'a>), Stop<W::Error>> {
+        let permit = self.slot(slots).await?;
         if let Some(lock) = self.store.try_lock_step(&key).map_err(W::Error::from)? {
-            return Ok(lock);
+            return Ok((lock, permit));
         }
+        drop(permit);
         let store = self.store.clone();
+        let lock = tokio::select! {
+            lock = task::blocking(move || store.lock_step(&key)) => lock.map_err(W::Error::from)?,
+            () = self.canceled() => return Err(Stop::Canceled),
+        };
+        Ok((lock, self.slot(slots).await?))
+    }
+
+    async fn slot<'a>(&self, slots: &'a Semaphore) -> Result<SemaphorePermit<'a>, Stop<W::Error>> {
         tokio::select! {
-            lock = task::blocking(move || store.lock_step(&key)) => Ok(lock.map_err(W::Error::from)?),
+            permit = slots.acquire() => Ok(permit.expect("slots are never closed")),
             () = self.canceled() => Err(Stop::Canceled),
         }
     }
