@@ -8,6 +8,7 @@
 //! | CVE-2024-23652 | nothing is removed after a step by a path that the step could bend |
 //! | CVE-2024-23653 | no way to more rights goes past the entitlements |
 //! | CVE-2025-31133, CVE-2025-52565, CVE-2025-52881 | masks and devices come from the machine, not from the image |
+//! | devices | their nodes are a step's own; others can be made, and opened by nobody |
 //! | CVE-2022-0492 | no mount of control groups, no namespace to make one in |
 //! | overlay marks | redirects, opaque marks and whiteouts that an image or archive brings are files like others, or nothing |
 //! | CVE-2018-15664, zip slip | links in an image, a context or an archive end inside, to read and to write |
@@ -305,6 +306,49 @@ fn cve_2025_31133_masks_and_devices_are_the_machines() {
         assert_ne!(run.code, Some(70), "{place}: {}", run.stderr);
         assert_eq!(pattern(), before);
     }
+}
+
+#[test]
+fn the_machines_devices_stay_as_they_are() {
+    use std::os::unix::fs::MetadataExt;
+    let guarded = Guarded::new();
+    let states = || {
+        ["null", "zero", "full", "random", "urandom", "tty"].map(|name| {
+            let node = fs::metadata(format!("/dev/{name}")).expect("a device");
+            (node.mode(), node.uid(), node.gid(), node.rdev())
+        })
+    };
+    let before = states();
+    // a mode that is harmless should it arrive: every user keeps every right
+    let run = guarded.build(
+        "FROM busybox\nRUN for node in /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty; do \
+         chmod 0676 $node && chown 0:7 $node && touch -d '2001-01-01 00:00:00' $node && echo $node >> /changed; done; \
+         for mask in /proc/keys /proc/timer_list /proc/interrupts; do chmod 0676 $mask 2>/dev/null && echo $mask >> /changed; done; \
+         echo x > /dev/null && [ $(head -c 3 /dev/zero | wc -c) = 3 ] && ! echo x > /dev/full && cat /changed\n\
+         RUN [ $(stat -c %a:%g /dev/null) = 666:0 ]\n",
+        &[],
+    );
+    run.succeeds();
+    assert_eq!(states(), before);
+    let nodes = ["null", "zero", "full", "random", "urandom", "tty"].map(|name| format!("/dev/{name}\n"));
+    assert_eq!(guarded.read("changed"), nodes.concat());
+}
+
+#[test]
+fn device_nodes_can_be_made_and_not_opened() {
+    let guarded = Guarded::new();
+    // block devices of every disk driver that a machine may have, memory, and the kernel's log
+    let run = guarded.build(
+        "FROM busybox\nRUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=bind,target=/b,rw \
+         for place in / /dev /dev/shm /tmp /c /t /b; do \
+         for numbers in 'b 1 0' 'b 7 0' 'b 8 0' 'b 252 0' 'b 253 0' 'b 254 0' 'b 259 0' 'c 1 1' 'c 1 11' 'c 10 229' 'c 10 237'; do \
+         rm -f $place/node; mknod $place/node $numbers || continue; \
+         if head -c 1 $place/node > /dev/null 2>&1 || (: > $place/node) 2>/dev/null; then echo $place $numbers >> /opened; fi; \
+         echo made >> /made; done; rm -f $place/node; done; mknod /kept b 7 0\n\
+         RUN [ ! -e /opened ] || { cat /opened; exit 1; }\nRUN [ -b /kept ] && grep -q made /made && ! head -c 1 /kept\n",
+        &[],
+    );
+    run.succeeds();
 }
 
 #[test]

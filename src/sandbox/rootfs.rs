@@ -28,7 +28,7 @@ const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 /// Parts of `/proc` that act on the host when written.
 const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
-/// The devices of every step, with the numbers that they must have on the host.
+/// The devices of every step, with their numbers.
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 /// Further devices of an insecure step, as BuildKit offers them.
@@ -50,17 +50,16 @@ pub(super) fn assemble(plan: &Plan, overlays: Overlays, ids: Ids) -> Result<Owne
     let root = mount_root(plan, overlays)?;
     // What is mounted here is ours; modes are meant as written.
     let _ = rustix::process::umask(Mode::empty());
-    let host_null = host_device("null", 1, 3).at(Stage::MountSystem, "/dev/null")?;
-    mount_proc(&root, &host_null, plan.security)?;
-    mount_dev(&root, plan, ids)?;
-    mount_sys(&root, &host_null, plan.security)?;
+    let null = mount_dev(&root, plan, ids)?;
+    mount_proc(&root, &null, plan.security)?;
+    mount_sys(&root, &null, plan.security)?;
     for mount in &plan.mounts {
         add_mount(&root, mount, overlays)?;
     }
     Ok(root)
 }
 
-/// A sandboxed step can make device nodes, as under Docker, but nowhere open them.
+/// A sandboxed step can make device nodes, as under Docker, but nowhere open them: there is no control group of devices.
 fn device_attributes(security: Security) -> MountAttrFlags {
     match security {
         Security::Sandbox => NO_DEV,
@@ -88,13 +87,13 @@ fn mount_root(plan: &Plan, overlays: Overlays) -> Result<OwnedFd, Failure<'_>> {
     Ok(tree)
 }
 
-fn mount_proc<'a>(root: &OwnedFd, host_null: &OwnedFd, security: Security) -> Result<(), Failure<'a>> {
+fn mount_proc<'a>(root: &OwnedFd, null: &OwnedFd, security: Security) -> Result<(), Failure<'a>> {
     let place = system_directory(root, "/proc").at(Stage::FindTarget, "/proc")?;
     let proc = mounts::virtual_fs("proc", &[], INERT).at(Stage::MountSystem, "/proc")?;
     attach(&proc, &place).at(Stage::MountSystem, "/proc")?;
     if security == Security::Sandbox {
         for name in MASKED_PROC {
-            hide(&proc, name, host_null).at(Stage::MaskPath, name)?;
+            hide(&proc, name, null).at(Stage::MaskPath, name)?;
         }
         for name in READ_ONLY_PROC {
             make_read_only(&proc, name).at(Stage::ProtectPath, name)?;
@@ -103,7 +102,7 @@ fn mount_proc<'a>(root: &OwnedFd, host_null: &OwnedFd, security: Security) -> Re
     Ok(())
 }
 
-fn mount_sys<'a>(root: &OwnedFd, host_null: &OwnedFd, security: Security) -> Result<(), Failure<'a>> {
+fn mount_sys<'a>(root: &OwnedFd, null: &OwnedFd, security: Security) -> Result<(), Failure<'a>> {
     let place = system_directory(root, "/sys").at(Stage::FindTarget, "/sys")?;
     let access = match security {
         Security::Sandbox => INERT | READ_ONLY,
@@ -126,7 +125,7 @@ fn mount_sys<'a>(root: &OwnedFd, host_null: &OwnedFd, security: Security) -> Res
     }
     if security == Security::Sandbox {
         for name in MASKED_SYS {
-            hide(&sys, name, host_null).at(Stage::MaskPath, name)?;
+            hide(&sys, name, null).at(Stage::MaskPath, name)?;
         }
     }
     Ok(())
@@ -138,15 +137,21 @@ fn host_sys(attributes: MountAttrFlags) -> Result<OwnedFd, Errno> {
     Ok(tree)
 }
 
-/// Mounts an own `/dev`. Its nodes are the host's, bound one by one: they work where making nodes is not allowed.
-fn mount_dev<'a>(root: &OwnedFd, plan: &Plan, ids: Ids) -> Result<(), Failure<'a>> {
+/// Mounts an own `/dev` and returns its null device, mounted.
+///
+/// Root of the machine gets nodes of the step's own, as runc makes them: whatever the step does to their modes, owners and
+/// times, it does to nothing else. Each is bound to itself without `nodev`, which then holds for the rest of `/dev`.
+fn mount_dev<'a>(root: &OwnedFd, plan: &Plan, ids: Ids) -> Result<OwnedFd, Failure<'a>> {
     let place = system_directory(root, "/dev").at(Stage::FindTarget, "/dev")?;
-    let attributes = NO_SUID | device_attributes(plan.security);
-    let dev = mounts::virtual_fs("tmpfs", &[("mode", "755"), ("size", "65536k")], attributes).at(Stage::MountSystem, "/dev")?;
+    let dev = mounts::virtual_fs("tmpfs", &[("mode", "755"), ("size", "65536k")], NO_SUID).at(Stage::MountSystem, "/dev")?;
+    // before the nodes: kernels before 6.15 clone attached mounts only
     attach(&dev, &place).at(Stage::MountSystem, "/dev")?;
 
     for (name, major, minor) in DEVICES {
-        bind_device(&dev, name, major, minor).at(Stage::CreateDevice, name)?;
+        make_device(&dev, name, major, minor).at(Stage::CreateDevice, name)?;
+    }
+    if plan.security == Security::Sandbox {
+        sys::mount_setattr(&dev, NO_DEV, Reach::One).at(Stage::CreateDevice, "/dev")?;
     }
     for (target, name) in DEVICE_LINKS {
         symlinkat(target, &dev, name).at(Stage::CreateDevice, name)?;
@@ -164,7 +169,7 @@ fn mount_dev<'a>(root: &OwnedFd, plan: &Plan, ids: Ids) -> Result<(), Failure<'a
     mount_below(&dev, "pts", "devpts", terminals, NO_SUID | NO_EXEC).at(Stage::MountSystem, "/dev/pts")?;
     mount_below(&dev, "shm", "tmpfs", &[("mode", "1777"), ("size", &size)], INERT).at(Stage::MountSystem, "/dev/shm")?;
     mount_below(&dev, "mqueue", "mqueue", &[], INERT).at(Stage::MountSystem, "/dev/mqueue")?;
-    Ok(())
+    find_entry(&dev, "null").at(Stage::CreateDevice, "null")
 }
 
 fn mount_below(dev: &OwnedFd, name: &str, kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<(), Errno> {
@@ -172,18 +177,33 @@ fn mount_below(dev: &OwnedFd, name: &str, kind: &str, options: &[(&str, &str)], 
     attach(mounts::virtual_fs(kind, options, attributes)?, find_entry(dev, name)?)
 }
 
-fn bind_device(dev: &OwnedFd, name: &str, major: u32, minor: u32) -> Result<(), Errno> {
-    let node = clone_tree(host_device(name, major, minor)?, Reach::One)?;
-    make_file(dev, name)?;
+/// Makes a device of the step's own. Where that is not allowed, as in user namespaces, the host's is bound.
+fn make_device(dev: &OwnedFd, name: &str, major: u32, minor: u32) -> Result<(), Errno> {
+    let node = match mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)) {
+        Ok(()) => clone_tree(find_entry(dev, name)?, Reach::One)?,
+        Err(Errno::PERM) => {
+            make_file(dev, name)?;
+            host_device(name, major, minor)?
+        }
+        Err(errno) => return Err(errno),
+    };
     attach(node, find_entry(dev, name)?)
 }
 
-/// A device of the host's, only if it is the device that it should be.
+/// A mount of a device of the host's, only if it is the device that it should be.
 fn host_device(name: &str, major: u32, minor: u32) -> Result<OwnedFd, Errno> {
     let device = find_entry(mounts::open_tree_place("/dev")?, name)?;
     let stat = statat(&device, c"", AtFlags::EMPTY_PATH)?;
     let genuine = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(major, minor);
-    if genuine { Ok(device) } else { Err(Errno::NODEV) }
+    if !genuine {
+        return Err(Errno::NODEV);
+    }
+    let node = clone_tree(device, Reach::One)?;
+    if stat.st_uid == 0 {
+        // The root of the step would be its owner, too. What is read-only is the node: the device can be written.
+        sys::mount_setattr(&node, READ_ONLY, Reach::One)?;
+    }
+    Ok(node)
 }
 
 fn make_insecure_devices(dev: &OwnedFd) -> Result<(), Errno> {
@@ -212,7 +232,11 @@ fn hide(tree: &OwnedFd, name: &str, null: &OwnedFd) -> Result<(), Errno> {
     };
     let cover = match mounts::file_type(&place)? {
         FileType::Directory => mounts::virtual_fs("tmpfs", &[("size", "0"), ("mode", "755")], INERT | READ_ONLY)?,
-        _ => clone_tree(null, Reach::One)?,
+        _ => {
+            let cover = clone_tree(null, Reach::One)?;
+            sys::mount_setattr(&cover, READ_ONLY, Reach::One)?;
+            cover
+        }
     };
     attach(cover, place)
 }
