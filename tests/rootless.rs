@@ -173,6 +173,71 @@ fn a_user_sends_and_fetches_images() {
     assert!(fetched.stdout.starts_with("sha256:"), "{}", fetched.stdout);
 }
 
+/// As whom croze runs.
+#[derive(Debug, Clone, Copy)]
+enum Mode {
+    Root,
+    User,
+    RootOfContainer,
+}
+
+impl Mode {
+    /// Runs croze as this one, in the shop's directory, with a store of the given name.
+    #[track_caller]
+    fn croze(self, shop: &Shop, store: &str, arguments: &[&str]) -> Run {
+        let root = format!("home/{store}");
+        let arguments = [arguments, &["--root", &root]].concat();
+        let mut command = match self {
+            Mode::User => return shop.as_user(RANGES, "", &[&["/mnt/croze"], &arguments[..]].concat()).succeeds(),
+            Mode::Root => Command::new(shop.space.path("croze")),
+            Mode::RootOfContainer => {
+                let mut command = Command::new("setpriv");
+                command.args(["--bounding-set", CONTAINER, "--"]).arg(shop.space.path("croze"));
+                command
+            }
+        };
+        run(command.args(arguments).current_dir(shop.space.path(".")).env("SOURCE_DATE_EPOCH", "86400")).succeeds()
+    }
+}
+
+#[test]
+fn images_go_out_and_come_back_alike_in_every_mode() {
+    let test = "images_go_out_and_come_back_alike_in_every_mode";
+    let Some(shop) = Shop::open(test) else { return };
+    if !skip_unless(test, &["docker-registry", "skopeo"]) {
+        return;
+    }
+    let registry = Registry::start();
+    let name = |of: &str| format!("{}/modes/{of}:1", registry.host);
+    shop.space.croze(["tag", "busybox", &name("base")]).succeeds();
+    shop.space.croze(["push", &name("base")]).succeeds();
+    shop.space.dockerfile(&format!(
+        "FROM {}\nRUN echo x > /a && chown 33:44 /a && chmod 4750 /a && ln /a /b && mkfifo /c && rm -r /home\nUSER 5:6\n",
+        name("base")
+    ));
+    shop.share("ctx");
+    let mut seen: Vec<[String; 2]> = Vec::new();
+    for (mode, of) in [(Mode::Root, "root"), (Mode::User, "user"), (Mode::RootOfContainer, "contained")] {
+        let output = format!("type=image,name={},push=true,rewrite-timestamp=true", name(of));
+        mode.croze(&shop, &format!("{of}-out"), &["build", "-o", &output, "ctx"]);
+        // back into a store that knows nothing of it, where a step looks at it
+        let back = format!("{of}-back");
+        mode.croze(&shop, &back, &["pull", &name(of)]);
+        let look =
+            "test ! -e /home && stat -c '%n %F %a %u:%g %h %s' /a /b /c > /tmp/seen && id -u >> /tmp/seen && cat /tmp/seen";
+        shop.space.write("look/Dockerfile", format!("FROM {}\nRUN {look}\n", name(of)));
+        shop.share("look");
+        let looked = mode.croze(&shop, &back, &["build", "--progress=plain", "look"]);
+        let told: Vec<&str> = looked.stderr.lines().filter_map(|line| Some(line.split_once(' ')?.1.split_once(' ')?.1)).collect();
+        let expected = "/a regular file 4750 33:44 2 2\n/b regular file 4750 33:44 2 2\n/c fifo 644 0:0 1 0\n5";
+        assert!(told.join("\n").contains(expected), "{mode:?}: {}", looked.stderr);
+        let layout = judge("skopeo", &["inspect", "--tls-verify=false", "--raw", &format!("docker://{}", name(of))]);
+        let digest = mode.croze(&shop, &back, &["inspect", "-f", "{{.Id}}", &name(of)]).stdout;
+        seen.push([layout.stdout, digest]);
+    }
+    assert!(seen.iter().all(|one| *one == seen[0]), "{seen:#?}");
+}
+
 #[test]
 fn the_store_is_readable_without_a_namespace() {
     let Some(shop) = Shop::open("the_store_is_readable_without_a_namespace") else { return };
