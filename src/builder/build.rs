@@ -77,9 +77,8 @@ pub async fn build(
     }
     let exporting = super::output::export((&build.store, &build.client), product, outputs, &build.reporter, &mut build.request);
     let exported = unless_canceled(&cancel, exporting).await?;
-    for target in &build.request.cache_to {
-        let sending = leaving.send((&build.store, &build.client), build.limits, target, &build.reporter);
-        unless_canceled(&cancel, sending).await?;
+    for (number, target) in build.request.cache_to.iter().enumerate() {
+        unless_canceled(&cancel, leaving.send(number, target, &build.reporter)).await?;
     }
     caches::tell_transfers(&leaving.imports, &build.reporter);
     let Summary { ran_steps, cached_steps } = summary;
@@ -335,11 +334,14 @@ impl Build {
             cache = cache.with(imports.clone());
         }
         let events = self.events(&graph, &numbers, &imports);
-        let mut ahead = Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch), all_forms: Vec::new() };
+        let mut ahead = Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch), ..Ahead::default() };
         let told = self.request.leaves_cache().then(|| Arc::new(Mutex::new(Answers::default())));
         let (all_forms, image_forms) = caches::forms(&self.request.cache_to);
         ahead.all_forms = all_forms;
         ahead.forms.extend(image_forms);
+        let uploads = caches::uploads(&self.request.cache_to, (&self.store, &self.client), &imports, self.limits);
+        let modes = self.request.cache_to.iter().map(|target| target.mode);
+        ahead.uploads = modes.zip(&uploads).filter_map(|(mode, uploads)| Some((mode, uploads.clone()?))).collect();
         let contexts: Vec<_> = inputs.contexts.values().cloned().collect();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
@@ -435,7 +437,7 @@ impl Build {
         }
         let stacks: Vec<&Stack> = built.iter().map(|image: &ProductImage| &*image.stack).collect();
         let answers = told.map(|told| told.lock().expect("no holder of this lock panics").clone()).unwrap_or_default();
-        let leaving = Leaving::of(&cache, imports.clone(), (&ended, answers), &graph, &stacks)
+        let leaving = Leaving::of(&cache, (imports.clone(), uploads), (&ended, answers), &graph, &stacks)
             .map_err(|error| report::store_error(&error))?;
         Ok(Ran { product: super::output::Product { images: built, epoch, imports }, summary, leaving })
     }

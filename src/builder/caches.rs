@@ -1,4 +1,4 @@
-//! Caches elsewhere: read while a build is planned, written behind its last step.
+//! Caches elsewhere: read while a build is planned, written while it runs and behind its last step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use crate::store::{Store, StoreError};
 use crate::travel::config::{Contents, Offer};
 use crate::travel::inline;
 use crate::travel::{
-    self, Answers, CacheSource, CacheTarget, Import, Imports, Mode, OnFailure, Place, Results, Sent, SentMount, TravelError,
+    self, Answers, CacheSource, CacheTarget, Import, Imports, Mode, OnFailure, Place, Results, Sending, Sent, SentMount,
+    TravelError, Uploads,
 };
 use crate::worker::Stack;
 
@@ -78,10 +79,27 @@ pub fn forms(targets: &[CacheTarget]) -> (Vec<Form>, Vec<Form>) {
     (forms(all), forms(image))
 }
 
+/// What goes to each of `targets`; `None` for what goes with the image.
+pub fn uploads(
+    targets: &[CacheTarget],
+    (store, client): (&Store, &Client),
+    imports: &Arc<Imports>,
+    limits: LayerLimits,
+) -> Vec<Option<Arc<Uploads>>> {
+    let uploads = |target: &CacheTarget| {
+        let place = Place::new(&target.address, client)?;
+        let sending = Sending::new(store.clone(), imports.clone(), limits, target.clone(), place);
+        Some(Arc::new(Uploads::new(sending)))
+    };
+    targets.iter().map(uploads).collect()
+}
+
 /// What a build has to leave in caches.
 pub struct Leaving {
     /// Where results came from.
     pub imports: Arc<Imports>,
+    /// What is on its way already, by the number of the cache.
+    uploads: Vec<Option<Arc<Uploads>>>,
     /// Results of all steps.
     results: Results,
     /// Layers of the images.
@@ -92,7 +110,7 @@ impl Leaving {
     /// Of a build whose steps have ended and whose images are these.
     pub fn of(
         cache: &Cache,
-        imports: Arc<Imports>,
+        (imports, uploads): (Arc<Imports>, Vec<Option<Arc<Uploads>>>),
         (ended, answers): (&BTreeMap<CacheKey, DiffId>, Answers),
         graph: &Graph,
         stacks: &[&Stack],
@@ -105,7 +123,7 @@ impl Leaving {
             }
         }
         let image_layers = stacks.iter().flat_map(|stack| stack.diff_ids()).collect();
-        Ok(Leaving { imports, results, image_layers })
+        Ok(Leaving { imports, uploads, results, image_layers })
     }
 
     /// The cache as a member of an image's config.
@@ -117,25 +135,19 @@ impl Leaving {
         inline::write(&contents, self.results.answers.clone())
     }
 
-    /// Writes one cache and tells so.
+    /// Writes the cache of this number, which is `target`, and tells so.
     ///
     /// # Errors
     /// It could not be written, unless the target says that this does not matter.
-    pub async fn send(
-        &self,
-        (store, client): (&Store, &Client),
-        limits: LayerLimits,
-        target: &CacheTarget,
-        reporter: &Reporter,
-    ) -> Result<(), BuildError> {
+    pub async fn send(&self, number: usize, target: &CacheTarget, reporter: &Reporter) -> Result<(), BuildError> {
         // what goes with the image has gone by now
-        let Some(place) = Place::new(&target.address, client) else { return Ok(()) };
-        let step = reporter.announce(place.describe_sending().to_owned());
+        let Some(uploads) = self.uploads.get(number).and_then(Option::as_ref) else { return Ok(()) };
+        let step = reporter.announce(uploads.describe().to_owned());
         let mut results = self.results.clone();
         if target.mode == Mode::Min {
             results.carried.retain(|diff_id| self.image_layers.contains(diff_id));
         }
-        match travel::send(store, &self.imports, limits, (target, &place), &results).await {
+        match travel::send(uploads, &results).await {
             Ok(Some(sent)) => {
                 tell_sent(&sent, reporter, step);
                 reporter.done(step, None);

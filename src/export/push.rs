@@ -224,7 +224,7 @@ async fn push_to(
         let (store, home) = (store.clone(), repository.clone());
         tasks.spawn(async move {
             let _slot = slots.acquire().await;
-            let taken = pushing.put_blob(&blob, &path, from.as_deref()).await?;
+            let taken = pushing.put_blob(&blob, std::future::ready(Ok::<_, RegistryError>(path)), from.as_deref()).await?;
             // losing it costs sending the blob, should it be pushed elsewhere
             let _lost = task::blocking(move || store.set_blob_source(&home.host, &blob.digest, &home.repository)).await;
             Ok::<Taken, RegistryError>(taken)

@@ -1,22 +1,29 @@
 //! A cache in a bucket of S3, or of a server that speaks like it.
 //!
-//! The names are BuildKit's: `PREFIX manifests/ NAME` is the document, `PREFIX blobs/ DIGEST` a blob. One object, one request:
-//! a blob of more than 5 GB is more than S3 takes at once.
+//! The names are BuildKit's: `PREFIX manifests/ NAME` is the document, `PREFIX blobs/ DIGEST` a blob. A large blob goes in
+//! parts (Amazon S3, "Uploading and copying objects using multipart upload").
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use jiff::Timestamp;
+use tokio::task::JoinSet;
 
 use super::TravelError;
 use super::flag::BucketAddress;
-use super::sign::{Asked, path_of};
+use super::sign::{Asked, escaped, path_of};
 use crate::digest::Digest;
 use crate::image::Descriptor;
 use crate::registry::manifest::LARGEST_DOCUMENT_BYTES;
-use crate::registry::{BlobReader, Client, Payload, RegistryError, Request, Response, Taken, parse_url};
+use crate::registry::{BlobReader, Client, Payload, RegistryError, Request, Response, parse_url};
+
+/// An object of more goes in parts of so much. S3 wants 5 MiB at least, and takes so many parts at most.
+const PART_BYTES: u64 = 16 << 20;
+const MOST_PARTS: u64 = 10_000;
+const PARTS_AT_A_TIME: usize = 4;
 
 /// A bucket and the names in it. Cheap to clone.
 #[derive(Clone)]
@@ -90,14 +97,71 @@ impl Bucket {
         }
     }
 
-    /// Sees to it that the bucket has the blob in the file at `path`.
-    pub async fn put(&self, blob: &Descriptor, path: &Path) -> Result<Taken, TravelError> {
-        if self.has(&blob.digest).await? {
-            return Ok(Taken::There);
+    /// Writes the file at `path` as a blob.
+    pub async fn put(&self, blob: &Descriptor, path: &Path) -> Result<(), TravelError> {
+        let key = self.blob_key(&blob.digest);
+        if blob.size_bytes > PART_BYTES {
+            return self.put_parts(&key, blob.size_bytes, path).await;
         }
         let body = Payload::File { path: path.to_owned(), start_bytes: 0, size_bytes: blob.size_bytes };
-        self.write(&self.blob_key(&blob.digest), body).await?;
-        Ok(Taken::Sent)
+        self.write(&key, body).await
+    }
+
+    /// Writes a large object part by part: a connection that breaks costs a part.
+    async fn put_parts(&self, key: &str, size_bytes: u64, path: &Path) -> Result<(), TravelError> {
+        let opened = self.send(self.asked(Method::POST, key, &[("uploads", "")])?).await?;
+        let upload = match opened.status.is_success() {
+            true => element(&opened.bytes(LARGEST_DOCUMENT_BYTES).await?.unwrap_or_default(), "UploadId"),
+            false => return Err(opened.into_status_error().await.into()),
+        };
+        let reason = format!("it does not say which upload `{key}` is");
+        let upload = upload.ok_or_else(|| TravelError::Malformed { place: self.name(), reason })?;
+        let put = self.send_parts(key, &upload, size_bytes, path).await;
+        if put.is_err() {
+            // parts of an upload that nobody ends are kept, and paid for; the failure to tell is the first one
+            let _stays = self.send(self.asked(Method::DELETE, key, &[("uploadId", &upload)])?).await;
+        }
+        put
+    }
+
+    async fn send_parts(&self, key: &str, upload: &str, size_bytes: u64, path: &Path) -> Result<(), TravelError> {
+        let part_bytes = PART_BYTES.max(size_bytes.div_ceil(MOST_PARTS));
+        let mut tasks = JoinSet::new();
+        let mut tags = BTreeMap::new();
+        for number in 1..=size_bytes.div_ceil(part_bytes) {
+            if tasks.len() == PARTS_AT_A_TIME {
+                take_tag(&mut tasks, &mut tags).await?;
+            }
+            let start_bytes = (number - 1) * part_bytes;
+            let size_bytes = part_bytes.min(size_bytes - start_bytes);
+            let query = [("partNumber", &*number.to_string()), ("uploadId", upload)];
+            let body = Payload::File { path: path.to_owned(), start_bytes, size_bytes };
+            let (bucket, request) = (self.clone(), self.asked(Method::PUT, key, &query)?.body(body));
+            tasks.spawn(async move {
+                let response = bucket.send(request).await?;
+                match response.header(hyper::header::ETAG).map(str::to_owned) {
+                    Some(tag) if response.status.is_success() => Ok((number, tag)),
+                    _ => Err(response.into_status_error().await.into()),
+                }
+            });
+        }
+        while !tasks.is_empty() {
+            take_tag(&mut tasks, &mut tags).await?;
+        }
+        let part = |(number, tag): (&u64, &String)| format!("<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>");
+        let list: String = tags.iter().map(part).collect();
+        let list = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
+        let request = self.asked(Method::POST, key, &[("uploadId", upload)])?.body(Payload::Bytes(list.into()));
+        let ended = self.send(request).await?;
+        if !ended.status.is_success() {
+            return Err(ended.into_status_error().await.into());
+        }
+        // it may find out that it cannot when it has said 200 already
+        let answer = ended.bytes(LARGEST_DOCUMENT_BYTES).await?.unwrap_or_default();
+        match element(&answer, "Code") {
+            Some(code) => Err(TravelError::Malformed { place: self.name(), reason: format!("`{key}` was not taken: {code}") }),
+            None => Ok(()),
+        }
     }
 
     /// Writes the document under all names.
@@ -132,6 +196,11 @@ impl Bucket {
 
     /// A signed request for an object.
     fn request(&self, method: Method, key: &str) -> Result<Request, TravelError> {
+        self.asked(method, key, &[])
+    }
+
+    /// The same with a query, whose names are sorted.
+    fn asked(&self, method: Method, key: &str, query: &[(&str, &str)]) -> Result<Request, TravelError> {
         let BucketAddress { endpoint, bucket, region, keys, path_style, .. } = &self.address;
         let (scheme, host, base) = match endpoint {
             // the name of a bucket with dots is none that the certificate knows
@@ -151,10 +220,13 @@ impl Bucket {
             }
         };
         let path = format!("{base}/{}", path_of(key));
+        let pair = |(name, value): &(&str, &str)| format!("{name}={}", escaped(value));
+        let query = query.iter().map(pair).collect::<Vec<_>>().join("&");
         // the server compares it with its own clock
-        let asked = Asked { method: method.as_str(), host: &host, path: &path, region, at: Timestamp::now() };
+        let asked = Asked { method: method.as_str(), host: &host, path: &path, query: &query, region, at: Timestamp::now() };
         let headers = asked.headers(keys.as_ref());
-        let mut request = Request::get(&format!("{scheme}://{host}{path}"))?.method(method);
+        let separator = if query.is_empty() { "" } else { "?" };
+        let mut request = Request::get(&format!("{scheme}://{host}{path}{separator}{query}"))?.method(method);
         for (name, value) in headers {
             let malformed = |_| RegistryError::BadUrl {
                 url: self.name(),
@@ -170,4 +242,23 @@ impl Bucket {
     fn blob_key(&self, digest: &Digest) -> String {
         format!("{}{}{digest}", self.address.prefix, self.address.blobs_prefix)
     }
+}
+
+/// Parts on their way: number and tag.
+type Parts = JoinSet<Result<(u64, String), TravelError>>;
+
+async fn take_tag(tasks: &mut Parts, tags: &mut BTreeMap<u64, String>) -> Result<(), TravelError> {
+    if let Some(joined) = tasks.join_next().await {
+        let (number, tag) = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        tags.insert(number, tag);
+    }
+    Ok(())
+}
+
+/// The text of the first element of this name in an XML document whose texts hold no markup.
+fn element(document: &[u8], name: &str) -> Option<String> {
+    let text = std::str::from_utf8(document).ok()?;
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    let (value, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(value.trim().to_owned())
 }

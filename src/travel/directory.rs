@@ -8,7 +8,6 @@ use super::TravelError;
 use super::place::verified;
 use crate::digest::{Digest, HashingReader};
 use crate::image::{Descriptor, Index};
-use crate::registry::Taken;
 use crate::registry::manifest::LARGEST_DOCUMENT_BYTES;
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -80,14 +79,10 @@ impl Directory {
     }
 
     /// Copies the file at `from` in as a blob.
-    pub fn put(&self, digest: &Digest, from: &Path) -> Result<Taken, TravelError> {
-        if self.has(digest) {
-            return Ok(Taken::There);
-        }
+    pub fn put(&self, digest: &Digest, from: &Path) -> Result<(), TravelError> {
         let mut source = File::open(from).map_err(TravelError::io("open", from))?;
         // between two files the kernel copies, or shares the extents where the file system can
-        self.publish(&self.blob_path(digest), |file| io::copy(&mut source, file).map(drop))?;
-        Ok(Taken::Sent)
+        self.publish(&self.blob_path(digest), |file| io::copy(&mut source, file).map(drop))
     }
 
     /// Writes the root document and names it.

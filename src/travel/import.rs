@@ -192,6 +192,39 @@ impl Imports {
         })
     }
 
+    /// Where they are.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.imports.iter().map(|import| &import.place)
+    }
+
+    /// Brings the blob of a layer into the store, and nothing more: for another place that wants it as it is.
+    ///
+    /// # Errors
+    /// `Fetch` with what went wrong.
+    pub(super) async fn fetch_blob(
+        &self,
+        store: &Store,
+        diff_id: &DiffId,
+        blob: &Descriptor,
+        place: &Place,
+    ) -> Result<(), TravelError> {
+        if store.blob_size(&blob.digest)? == Some(blob.size_bytes) {
+            return Ok(());
+        }
+        let (blocking_store, digest) = (store.clone(), blob.digest);
+        let fetched = place.blob(blob, move |from| {
+            let mut writer = blocking_store.blob_writer()?;
+            io::copy(from, &mut writer).map_err(TravelError::io("write", &blocking_store.blob_path(&digest)))?;
+            writer.finish(Some(digest))?;
+            Ok(())
+        });
+        let failed = |error| TravelError::Fetch { diff_id: *diff_id, place: place.name(), source: Box::new(error) };
+        fetched.await.map_err(failed)?;
+        self.fetched_layers.fetch_add(1, Ordering::Relaxed);
+        self.fetched_bytes.fetch_add(blob.size_bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Brings a layer into the store and keeps the results that it belongs to.
     ///
     /// # Errors

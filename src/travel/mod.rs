@@ -4,11 +4,12 @@
 //! --cache-from   Place → config.v0 document → Imports: key → record, diff_id → blob      before the first step
 //!                schedule asks cache: the store, then Imports; a hit costs no byte
 //!                worker needs a tree: Imports::fetch → checked, unpacked, recorded        only then
-//! --cache-to     results of the build → blobs that the place lacks → document             behind the last step
+//! --cache-to     layers of steps that have ended → blobs that the place lacks             while other steps run
+//!                results of the build → the rest of the blobs → document                 behind the last step
 //! ```
 //!
 //! Owns: the text of `--cache-from` and `--cache-to` ([`flag`]), the document ([`config`]), where it lies ([`place`]), what a
-//! build takes from there ([`Imports`]) and leaves there ([`send()`]).
+//! build takes from there ([`Imports`]) and leaves there ([`Uploads`], [`send()`]).
 //! In:   records of steps and layers of the store.
 //! Out:  the same on another machine.
 //! Rules: nothing is believed beyond its digest: a layer is unpacked as a base image's is, into the tree that its `diff_id`
@@ -37,6 +38,7 @@ mod mounts;
 pub mod place;
 mod send;
 mod sign;
+mod uploads;
 
 pub use answers::Answers;
 pub use flag::{Address, CacheSource, CacheTarget, FlagError, Mode, Mounts, OnFailure};
@@ -44,6 +46,7 @@ pub use import::{Import, Imports, Transfers};
 pub use mounts::SentMount;
 pub use place::Place;
 pub use send::{Results, Sent, send};
+pub use uploads::{Sending, Uploads};
 
 /// Why a cache could not be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -99,7 +99,7 @@ pub async fn send(store: &Store, writer: &Writer, name: &Digest) -> Result<(Moun
     let sending = async move {
         let (mut chunks, mut sent) = (Vec::new(), SentMount::default());
         while let Some((chunk, path)) = receiver.recv().await {
-            match writer.put(&chunk.descriptor(), &path, None).await? {
+            match writer.put(&chunk.descriptor(), std::future::ready(Ok(path.clone())), None).await? {
                 Taken::Sent => sent.sent_bytes += chunk.size_bytes,
                 Taken::There | Taken::Mounted => sent.there_bytes += chunk.size_bytes,
             }

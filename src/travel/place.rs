@@ -1,7 +1,7 @@
 //! Where a cache lies: reading it, and what writing it takes.
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::bucket::Bucket;
 use super::directory::Directory;
@@ -58,6 +58,11 @@ impl Place {
             Kind::Registry { .. } => "exporting cache to registry",
             Kind::Bucket(_) => "exporting cache to Amazon S3",
         }
+    }
+
+    /// Whether there is a network on the way to it.
+    pub fn is_remote(&self) -> bool {
+        !matches!(self.kind, Kind::Directory(_))
     }
 
     /// Whether blobs of one are blobs of the other.
@@ -186,7 +191,13 @@ impl Place {
             Kind::Directory(directory) => Writer { kind: WriterKind::Directory(directory.clone()) },
             Kind::Bucket(bucket) => Writer { kind: WriterKind::Bucket(bucket.clone()) },
             Kind::Registry { client, image_ref } => {
-                let pushing = Box::new(client.push_to(image_ref, mounts).await?);
+                let may_mount = !mounts.is_empty();
+                let pushing = match client.push_to(image_ref, mounts).await {
+                    // we may read those repositories no longer, which is no reason not to write this one
+                    Err(RegistryError::Denied { .. }) if may_mount => client.push_to(image_ref, Vec::new()).await?,
+                    pushing => pushing?,
+                };
+                let pushing = Box::new(pushing);
                 let reference = image_ref.tag.clone().unwrap_or_else(|| "latest".to_owned());
                 Writer { kind: WriterKind::Registry { pushing, reference } }
             }
@@ -241,19 +252,33 @@ impl Writer {
         }
     }
 
-    /// Sees to it that the place has the blob in the file at `path`; `from` is a repository that may have it.
+    /// Sees to it that the place has the blob. `file` gives its file, and is asked only if the blob has to be sent; `from` is
+    /// a repository that may have it.
     ///
     /// # Errors
-    /// It does not take it.
-    pub async fn put(&self, blob: &Descriptor, path: &Path, from: Option<&str>) -> Result<Taken, TravelError> {
+    /// It does not take it; what `file` says.
+    pub async fn put(
+        &self,
+        blob: &Descriptor,
+        file: impl Future<Output = Result<PathBuf, TravelError>>,
+        from: Option<&str>,
+    ) -> Result<Taken, TravelError> {
+        if let WriterKind::Registry { pushing, .. } = &self.kind {
+            return pushing.put_blob(blob, file, from).await;
+        }
+        if self.has(blob).await? {
+            return Ok(Taken::There);
+        }
+        let path = file.await?;
         match &self.kind {
             WriterKind::Directory(directory) => {
-                let (directory, digest, path) = (directory.clone(), blob.digest, path.to_owned());
-                task::blocking(move || directory.put(&digest, &path)).await
+                let (directory, digest) = (directory.clone(), blob.digest);
+                task::blocking(move || directory.put(&digest, &path)).await?;
             }
-            WriterKind::Registry { pushing, .. } => Ok(pushing.put_blob(blob, path, from).await?),
-            WriterKind::Bucket(bucket) => bucket.put(blob, path).await,
+            WriterKind::Bucket(bucket) => bucket.put(blob, &path).await?,
+            WriterKind::Registry { .. } => {}
         }
+        Ok(Taken::Sent)
     }
 
     /// Writes the root document, after all that it names.

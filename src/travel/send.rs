@@ -1,25 +1,18 @@
 //! What a build leaves in a cache elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
-
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use super::config::{self, Contents, Offer};
-use super::flag::{CacheTarget, Mounts, RootForm};
+use super::flag::{Mounts, RootForm};
 use super::mounts::{self, Chunk, MountOffer, SentMount};
 use super::place::Writer;
-use super::{Answers, Imports, Place, TravelError, answers};
+use super::uploads::{Arrived, Sending, Uploads};
+use super::{Answers, TravelError, answers};
 use crate::digest::{CacheKey, DiffId, Digest};
-use crate::image::{Descriptor, Dialect, Index, Manifest, document, media_type};
-use crate::layer::{self, Compression, LayerError, LayerLimits};
+use crate::image::{Descriptor, Index, Manifest, document, media_type};
 use crate::registry::Taken;
-use crate::store::{MountAbout, Record, Store};
+use crate::store::{MountAbout, Record};
 use crate::task;
-
-/// Blobs on their way at a time, as many as BuildKit has.
-const BLOBS_AT_A_TIME: usize = 4;
 
 /// What steps came to.
 #[derive(Clone, Default, Debug)]
@@ -53,38 +46,22 @@ pub struct Sent {
     pub of_mounts: SentMount,
 }
 
-/// Everything that sending needs.
-pub struct Sending<'a> {
-    store: &'a Store,
-    imports: &'a Arc<Imports>,
-    limits: LayerLimits,
-    target: &'a CacheTarget,
-    place: &'a Place,
-}
-
-/// Writes `results` as the cache at `place`: blobs that it lacks, then the document, then its name. `None` when there is
-/// nothing to write.
+/// Writes `results` as the cache that `uploads` go to: blobs that it lacks, then the document, then its name. `None` when
+/// there is nothing to write.
 ///
 /// # Errors
 /// The place does not take it; a layer can neither be read nor fetched.
-pub async fn send(
-    store: &Store,
-    imports: &Arc<Imports>,
-    limits: LayerLimits,
-    (target, place): (&CacheTarget, &Place),
-    results: &Results,
-) -> Result<Option<Sent>, TravelError> {
+pub async fn send(uploads: &Uploads, results: &Results) -> Result<Option<Sent>, TravelError> {
     if results.records.is_empty() {
         return Ok(None);
     }
-    let sending = Sending { store, imports, limits, target, place };
-    sending.send(results).await.map(Some)
+    let arrived = uploads.finish(&results.carried).await?;
+    uploads.sending().send(results, arrived).await.map(Some)
 }
 
-impl Sending<'_> {
-    async fn send(&self, results: &Results) -> Result<Sent, TravelError> {
-        let writer = self.place.writer(self.origins(&results.carried)).await?;
-        let named: BTreeSet<DiffId> = results.records.values().map(|record| record.diff_id).collect();
+impl Sending {
+    async fn send(&self, results: &Results, arrived: BTreeMap<DiffId, Arrived>) -> Result<Sent, TravelError> {
+        let writer = self.writer().await?;
         let mut contents = Contents { records: results.records.clone(), ..Contents::default() };
         let mut sent = Sent {
             root: Digest::of(b""),
@@ -95,46 +72,27 @@ impl Sending<'_> {
             mounts: 0,
             of_mounts: SentMount::default(),
         };
-        let slots = Arc::new(Semaphore::new(BLOBS_AT_A_TIME));
-        let mut tasks = JoinSet::new();
-        for diff_id in named {
-            if !results.carried.contains(&diff_id) {
-                contents.layers.insert(diff_id, Offer { blob: None, tar_bytes: self.tar_bytes(&diff_id)? });
-                continue;
-            }
-            let layer = Layer {
-                store: self.store.clone(),
-                imports: self.imports.clone(),
-                limits: self.limits,
-                target: self.target.clone(),
-                place: self.place.clone(),
-                writer: writer.clone(),
-                diff_id,
-            };
-            let slots = slots.clone();
-            tasks.spawn(async move {
-                let _slot = slots.acquire().await;
-                layer.send().await
-            });
+        for record in results.records.values() {
+            let tar_bytes = self.tar_bytes(&record.diff_id)?;
+            contents.layers.insert(record.diff_id, Offer { blob: None, tar_bytes });
         }
-        // the first failure drops the set, which stops the other uploads
-        while let Some(joined) = tasks.join_next().await {
-            let (diff_id, offer, taken) = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        for (diff_id, Arrived { offer, taken }) in arrived {
             match (taken, &offer.blob) {
-                (Taken::Sent, Some(blob)) => {
+                (Some(Taken::Sent), Some(blob)) => {
                     sent.layers += 1;
                     sent.bytes += blob.size_bytes;
                 }
-                _ => sent.there += 1,
+                (Some(_), _) => sent.there += 1,
+                (None, _) => {}
             }
             contents.layers.insert(diff_id, offer);
         }
         if !results.answers.is_empty() {
             let bytes = results.answers.to_bytes();
-            contents.answers = Some(self.document(&writer, answers::MEDIA_TYPE, bytes).await?);
+            contents.answers = Some(self.document(writer, answers::MEDIA_TYPE, bytes).await?);
         }
-        let chunks = self.mounts(&writer, &results.mount_ids, &mut contents, &mut sent).await?;
-        sent.root = self.finish(&writer, &contents, chunks).await?;
+        let chunks = self.mounts(writer, &results.mount_ids, &mut contents, &mut sent).await?;
+        sent.root = self.finish(writer, &contents, chunks).await?;
         Ok(sent)
     }
 
@@ -207,11 +165,11 @@ impl Sending<'_> {
         // those that no step of this build has used stay in a cache that is written again
         for (name, _) in self.imports.mounts().filter(|(_, offer)| is_wanted(&offer.about.id)) {
             let Some((offer, place)) = self.imports.mount(name).filter(|_| !wanted.contains_key(name)) else { continue };
-            if place.shares_blobs_with(self.place) {
+            if place.shares_blobs_with(&self.place) {
                 chunks.extend(mounts::list(place, offer).await?.chunks);
                 contents.mounts.insert(*name, offer.clone());
             } else {
-                self.imports.fetch_mount(self.store, self.limits, name).await?;
+                self.imports.fetch_mount(&self.store, self.limits, name).await?;
                 wanted.insert(*name, offer.about.clone());
             }
         }
@@ -219,7 +177,7 @@ impl Sending<'_> {
             // a step of another build may have it to itself just now
             let (store, key) = (self.store.clone(), CacheKey(name));
             let lock = task::blocking(move || store.lock_step(&key)).await?;
-            let (list, taken) = mounts::send(self.store, writer, &name).await?;
+            let (list, taken) = mounts::send(&self.store, writer, &name).await?;
             drop(lock);
             let bytes = document::compact(&list);
             let list_of = self.document(writer, mounts::LIST_TYPE, bytes).await?;
@@ -237,97 +195,12 @@ impl Sending<'_> {
         let descriptor = Descriptor::of(kind, &bytes);
         let store = self.store.clone();
         let path = task::blocking(move || store.write_blob(&bytes).map(|digest| store.blob_path(&digest))).await?;
-        writer.put(&descriptor, &path, None).await?;
+        writer.put(&descriptor, std::future::ready(Ok(path)), None).await?;
         Ok(descriptor)
-    }
-
-    /// Repositories of the place's host that other caches are in.
-    fn origins(&self, carried: &BTreeSet<DiffId>) -> Vec<String> {
-        let mut mounts: Vec<String> = carried.iter().filter_map(|diff_id| origin(self.imports, self.place, diff_id)).collect();
-        mounts.sort();
-        mounts.dedup();
-        mounts
     }
 
     fn tar_bytes(&self, diff_id: &DiffId) -> Result<u64, TravelError> {
         let stored = self.store.layer(diff_id)?.map(|layer| layer.record.tar_bytes);
         Ok(stored.or_else(|| self.imports.tar_bytes(diff_id)).unwrap_or_default())
-    }
-}
-
-/// The repository of the same host that has a layer's blob, if it is not `place` itself.
-fn origin(imports: &Imports, place: &Place, diff_id: &DiffId) -> Option<String> {
-    let (_, from) = imports.offer(diff_id)?;
-    let (from, to) = (from.repository()?, place.repository()?);
-    (from.host == to.host && from.repository != to.repository).then(|| from.repository.clone())
-}
-
-/// One layer on its way.
-struct Layer {
-    store: Store,
-    imports: Arc<Imports>,
-    limits: LayerLimits,
-    target: CacheTarget,
-    place: Place,
-    writer: Writer,
-    diff_id: DiffId,
-}
-
-impl Layer {
-    async fn send(self) -> Result<(DiffId, Offer, Taken), TravelError> {
-        if let Some(offer) = self.where_it_is().await? {
-            return Ok((self.diff_id, offer, Taken::There));
-        }
-        let from = origin(&self.imports, &self.place, &self.diff_id);
-        let (store, diff_id, limits) = (self.store.clone(), self.diff_id, self.limits);
-        let stored = task::blocking(move || layer::sound(&store, &diff_id)).await?;
-        let tar_bytes = match stored {
-            Some(stored) => stored.record.tar_bytes,
-            None => self.imports.fetch(&self.store, limits, &self.diff_id).await?.record.tar_bytes,
-        };
-        let blob = self.blob().await?;
-        let taken = self.writer.put(&blob, &self.store.blob_path(&blob.digest), from.as_deref()).await?;
-        Ok((self.diff_id, Offer { blob: Some(blob), tar_bytes }, taken))
-    }
-
-    /// The offer of a cache that shares its blobs with the place: nothing has to be read or sent.
-    async fn where_it_is(&self) -> Result<Option<Offer>, TravelError> {
-        let Some((offer, from)) = self.imports.offer(&self.diff_id) else { return Ok(None) };
-        let Some(blob) = offer.blob.as_ref().filter(|blob| self.suits(blob) && from.shares_blobs_with(&self.place)) else {
-            return Ok(None);
-        };
-        Ok(self.writer.has(blob).await?.then(|| offer.clone()))
-    }
-
-    fn suits(&self, blob: &Descriptor) -> bool {
-        !self.target.recompress || Compression::of_media_type(&blob.media_type) == Some(self.target.encoding.compression)
-    }
-
-    /// The layer, which the store has, as a blob of the store.
-    async fn blob(&self) -> Result<Descriptor, TravelError> {
-        let (store, diff_id, encoding) = (self.store.clone(), self.diff_id, self.target.encoding);
-        let fetched = self.imports.offer(&diff_id).and_then(|(offer, _)| offer.blob.clone());
-        let suits = fetched.as_ref().is_some_and(|blob| self.suits(blob));
-        task::blocking(move || {
-            let is_there = |blob: &Descriptor| store.blob_size(&blob.digest).map(|size| size == Some(blob.size_bytes));
-            if let (Some(blob), true) = (&fetched, suits)
-                && is_there(blob)?
-            {
-                return Ok(blob.clone());
-            }
-            match layer::compressed(&store, &diff_id, encoding, None) {
-                Ok(variant) => {
-                    let kind = Dialect::Oci.layer(encoding.compression.layer_type()).to_owned();
-                    Ok(Descriptor::new(&kind, variant.digest, variant.size_bytes))
-                }
-                // another writer's tar, which the tree does not give again: its blob is the one to use
-                Err(error @ LayerError::WrongContent { .. }) => match fetched {
-                    Some(blob) if is_there(&blob)? => Ok(blob),
-                    _ => Err(error.into()),
-                },
-                Err(error) => Err(error.into()),
-            }
-        })
-        .await
     }
 }

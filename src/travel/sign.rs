@@ -31,6 +31,8 @@ pub struct Asked<'a> {
     pub host: &'a str,
     /// As it is sent: every byte but unreserved ones and slashes as `%XX`.
     pub path: &'a str,
+    /// As it is sent, without `?`: names sorted, values as [`escaped`] has them.
+    pub query: &'a str,
     /// Where the bucket is.
     pub region: &'a str,
     /// When.
@@ -52,7 +54,7 @@ impl Asked<'_> {
         let names: Vec<&str> = signed.iter().map(|(name, _)| *name).collect();
         let names = names.join(";");
         let lines: String = signed.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
-        let request = format!("{}\n{}\n\n{lines}\n{names}\n{UNSIGNED}", self.method, self.path);
+        let request = format!("{}\n{}\n{}\n{lines}\n{names}\n{UNSIGNED}", self.method, self.path, self.query);
         let day = &time[..8];
         let scope = format!("{day}/{}/s3/aws4_request", self.region);
         let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", Digest::of(request.as_bytes()).hex());
@@ -69,14 +71,20 @@ impl Asked<'_> {
 
 /// A key of an object as the path of a URL.
 pub fn path_of(key: &str) -> String {
-    let mut path = String::with_capacity(key.len());
-    for byte in key.bytes() {
+    let words: Vec<String> = key.split('/').map(escaped).collect();
+    words.join("/")
+}
+
+/// Every byte but unreserved ones as `%XX`.
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => path.push(char::from(byte)),
-            other => path.push_str(&format!("%{other:02X}")),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => escaped.push(char::from(byte)),
+            other => escaped.push_str(&format!("%{other:02X}")),
         }
     }
-    path
+    escaped
 }
 
 #[cfg(test)]
@@ -87,8 +95,14 @@ mod tests {
     fn a_request_is_signed_as_other_programs_sign_it() {
         let keys = Keys { id: "AKIDEXAMPLE".into(), secret: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".into(), token: None };
         let at = "2013-05-24T00:00:00Z".parse().unwrap();
-        let asked =
-            Asked { method: "GET", host: "examplebucket.s3.amazonaws.com", path: "/test%3A1.txt", region: "us-east-1", at };
+        let asked = Asked {
+            method: "GET",
+            host: "examplebucket.s3.amazonaws.com",
+            path: "/test%3A1.txt",
+            query: "",
+            region: "us-east-1",
+            at,
+        };
         let headers = asked.headers(Some(&keys));
         assert_eq!(headers[1], ("x-amz-date", "20130524T000000Z".to_owned()));
         // computed with the signer of botocore, Amazon's own library for Python

@@ -425,6 +425,7 @@ impl Worker for LocalWorker {
     }
 
     fn recall(&self, task: &Task, record: &Record) -> Output {
+        self.shared.ahead.send(task.index, record.diff_id);
         let layer = StackLayer { diff_id: record.diff_id, created_secs: Some(record.created_secs), base: None };
         let layers = task.parent.layers.iter().cloned().chain([layer]).collect();
         Output::Stack(Arc::new(Stack { layers }))

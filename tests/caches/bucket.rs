@@ -6,6 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+/// Answers whoever asks, with 200 once a blob has come.
+pub const ARRIVED: &str = "/arrived";
+
 /// Holds objects by path, for those who sign as `id`.
 pub struct Bucket {
     /// `127.0.0.1:PORT`.
@@ -59,9 +62,35 @@ fn serve(mut client: TcpStream, objects: &Mutex<BTreeMap<String, Vec<u8>>>, sent
     let mut body = vec![0; header("content-length:").and_then(|text| text.parse().ok()).unwrap_or(0)];
     reader.read_exact(&mut body)?;
     let is_signed = header("authorization:").is_some_and(|text| text.starts_with("aws4-hmac-sha256 credential=id/"));
+    let (path, query) = path.split_once('?').map_or((path.clone(), String::new()), |(path, query)| (path.into(), query.into()));
+    let mut tag = "";
     let mut objects = objects.lock().expect("no panics");
+    let parts = |objects: &BTreeMap<String, Vec<u8>>| -> Vec<String> {
+        objects.keys().filter(|name| name.starts_with(&format!("{path}#"))).cloned().collect()
+    };
     let (status, answer) = match (method, objects.get(&path)) {
+        // whoever asks may know whether any blob has come
+        ("GET", _) if path == ARRIVED => match objects.keys().any(|name| name.contains("/blobs/")) {
+            true => ("200 OK", Vec::new()),
+            false => ("404 Not Found", Vec::new()),
+        },
         _ if !is_signed => ("403 Forbidden", Vec::new()),
+        ("POST", _) if query == "uploads=" => ("200 OK", b"<R><UploadId>an id</UploadId></R>".to_vec()),
+        ("POST", _) if query == "uploadId=an%20id" => {
+            let parts = parts(&objects);
+            let listed = String::from_utf8_lossy(&body).matches("<ETag>").count();
+            let whole: Vec<u8> = parts.iter().filter_map(|part| objects.remove(part)).flatten().collect();
+            objects.insert(path, whole);
+            // so that a test sees how many there were
+            objects.insert(format!("parts/{}", listed.min(parts.len())), Vec::new());
+            ("200 OK", b"<R/>".to_vec())
+        }
+        ("PUT", _) if query.starts_with("partNumber=") && query.ends_with("&uploadId=an%20id") => {
+            let number = query.trim_start_matches("partNumber=").split('&').next().and_then(|text| text.parse::<u32>().ok());
+            objects.insert(format!("{path}#{:05}", number.unwrap_or_default()), body);
+            tag = "ETag: \"tag\"\r\n";
+            ("200 OK", Vec::new())
+        }
         ("PUT", _) => {
             objects.insert(path, body);
             ("200 OK", Vec::new())
@@ -69,10 +98,9 @@ fn serve(mut client: TcpStream, objects: &Mutex<BTreeMap<String, Vec<u8>>>, sent
         (_, Some(object)) => ("200 OK", object.clone()),
         _ => ("404 Not Found", Vec::new()),
     };
-    write!(client, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.len())?;
+    write!(client, "HTTP/1.1 {status}\r\n{tag}Content-Length: {}\r\nConnection: close\r\n\r\n", answer.len())?;
     if method == "GET" {
         *sent.lock().expect("no panics") += answer.len() as u64;
-        client.write_all(&answer)?;
     }
-    Ok(())
+    if method == "HEAD" { Ok(()) } else { client.write_all(&answer) }
 }

@@ -189,6 +189,81 @@ fn a_bucket_brings_what_is_read_and_no_more() {
     assert_eq!(told, [format!("{url} answers with status 403; the build goes on without it")]);
 }
 
+fn bucket_flag(bucket: &Bucket) -> String {
+    let Bucket { host, .. } = bucket;
+    format!("type=s3,bucket=b,region=r,endpoint_url=http://{host},use_path_style=true,access_key_id=id,secret_access_key=s")
+}
+
+#[test]
+fn layers_are_sent_while_other_steps_run() {
+    let (bucket, space) = (Bucket::start(), Space::with_busybox());
+    // the second step ends when the layer of the first one has arrived
+    let wait = format!(
+        "n=0; until wget -q -O /dev/null http://{}{}; do sleep 0.1; n=$((n+1)); [ $n -lt 1200 ] || exit 9; done",
+        bucket.host,
+        bucket::ARRIVED
+    );
+    space.dockerfile(&format!("FROM busybox\nRUN echo first > /first\nRUN --network=host {wait}\n"));
+    let to = bucket_flag(&bucket);
+    let built = space.build(&["--allow", "network.host", "--cache-to", &to]).succeeds();
+    let sent = said(&built, "exporting cache to Amazon S3");
+    assert!(sent[0].starts_with("sent 2 layers, "), "{sent:?}");
+}
+
+#[test]
+fn a_large_blob_goes_in_parts() {
+    let (bucket, first, second) = (Bucket::start(), Space::with_busybox(), Space::with_busybox());
+    let text = "FROM busybox\nRUN head -c 40000000 /dev/urandom > /big\n";
+    let flag = bucket_flag(&bucket);
+    first.dockerfile(text).build(&["--cache-to", &format!("{flag},compression=uncompressed")]).succeeds();
+    assert!(bucket.names().contains(&"parts/3".to_owned()), "{:?}", bucket.names());
+    // all of them, in their order
+    let built = second.dockerfile(text).build(&["--cache-from", &flag]).succeeds();
+    assert_eq!(said(&built, "fetching layers from caches")[0].split(',').next(), Some("1 layer"), "{}", built.stderr);
+}
+
+#[test]
+fn a_hit_that_nobody_reads_goes_from_cache_to_cache() {
+    if !skip_unless("a_hit_that_nobody_reads_goes_from_cache_to_cache", &["docker-registry"]) {
+        return;
+    }
+    let (registry, first, second) = (Registry::start(), machine(), machine());
+    let [one, other] = ["one", "other"].map(|name| format!("{}/{name}:cache", registry.host));
+    first.build(&["--cache-to", &format!("type=registry,ref={one},mode=max")]).succeeds();
+    let cacheonly = ["-o", "type=cacheonly", "--cache-from", &one];
+    let moved = |to: &str| second.build(&[&cacheonly[..], &["--cache-to", to]].concat()).succeeds();
+    // the registry takes them from its other repository
+    let built = moved(&format!("type=registry,ref={other},mode=max"));
+    assert_eq!(said(&built, "exporting cache to registry")[0], "sent 0 layers, 0 bytes; 7 were there");
+    assert_eq!(said(&built, "fetching layers from caches"), Vec::<String>::new());
+    // elsewhere their blobs have to be carried, but nobody unpacks them
+    let next = second.text_path("next");
+    let built = moved(&format!("type=local,dest={next},mode=max"));
+    assert!(said(&built, "exporting cache to client directory")[0].starts_with("sent 7 layers, "), "{}", built.stderr);
+    assert_eq!(fs::read_dir(second.path("store/layers")).expect("a store").count(), 1);
+    for from in [other, format!("type=local,src={next}")] {
+        let third = machine();
+        let out = third.build_files(&["--cache-from", &from]);
+        assert_eq!(fs::read_to_string(out.join("out")).expect("read"), "a\nb\n", "{from}");
+    }
+}
+
+#[test]
+fn what_a_cache_names_without_holding_it_the_next_names_too() {
+    let (first, second, third) = (machine(), machine(), machine());
+    let [one, other] = ["one", "other"].map(|name| first.text_path(name));
+    first.build(&["--cache-to", &format!("type=local,dest={one}")]).succeeds();
+    let flags = |from: &str| ["-o".to_owned(), "type=cacheonly".into(), "--cache-from".into(), format!("type=local,src={from}")];
+    let (from_one, from_other) = (flags(&one), flags(&other));
+    let build = |space: &Space, flags: &[String], more: &[&str]| {
+        space.build(&flags.iter().map(String::as_str).chain(more.iter().copied()).collect::<Vec<_>>()).succeeds()
+    };
+    let built = build(&second, &from_one, &["--cache-to", &format!("type=local,dest={other},mode=max")]);
+    assert!(said(&built, "exporting cache to client directory")[0].starts_with("sent 2 layers, "), "{}", built.stderr);
+    let built = build(&third, &from_other, &[]);
+    assert_eq!((built.count("CACHED"), ran(&built)), (7, Vec::new()), "{}", built.stderr);
+}
+
 /// Fills its cache mount the first time, and says what it found there.
 fn with_mount(word: &str) -> String {
     let fill = "mkdir -p /m/sub && head -c 6000000 /dev/urandom > /m/sub/old && chmod 600 /m/sub/old && ln -s old /m/sub/link";

@@ -1,6 +1,6 @@
 //! The distribution protocol, push side.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
@@ -66,9 +66,17 @@ impl Pushing {
         }
     }
 
-    /// Sees to it that the repository has the blob in the file at `path`: asks, has it taken over from the repository `from`
-    /// (one of those that [`Client::push_to`] was told of), and sends it only then.
-    pub async fn put_blob(&self, blob: &Descriptor, path: &Path, from: Option<&str>) -> Result<Taken, RegistryError> {
+    /// Sees to it that the repository has the blob: asks, has it taken over from the repository `from` (one of those that
+    /// [`Client::push_to`] was told of), and only then asks `file` for its file and sends it.
+    ///
+    /// # Errors
+    /// The registry does not take it; what `file` says.
+    pub async fn put_blob<E: From<RegistryError>>(
+        &self,
+        blob: &Descriptor,
+        file: impl Future<Output = Result<PathBuf, E>>,
+        from: Option<&str>,
+    ) -> Result<Taken, E> {
         if self.has_blob(&blob.digest).await? {
             return Ok(Taken::There);
         }
@@ -79,15 +87,16 @@ impl Pushing {
                 Start::Session(location) => session = Some(location),
             }
         }
+        let path = file.await?;
         let retry = self.client.transport.config().retry;
         let mut attempt = 1;
         loop {
-            let error = match self.upload(session.take(), blob, path).await {
+            let error = match self.upload(session.take(), blob, &path).await {
                 Ok(()) => return Ok(Taken::Sent),
                 Err(error) => error,
             };
             if attempt >= retry.attempts || !may_pass(&error) {
-                return Err(error);
+                return Err(error.into());
             }
             tokio::time::sleep(self.client.transport.pause(attempt)).await;
             attempt += 1;
