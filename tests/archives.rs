@@ -267,3 +267,73 @@ fn what_tells_images_apart() {
     assert_eq!(apart("app:1", "app:2"), expected);
     assert!(apart("app:2", "app:1").contains("A /bin/busybox\n"));
 }
+
+/// What the test's scanner does: a statement for each tree, of what it sees there.
+const SCAN: &str = r#"#!/bin/sh
+set -e
+test "$1" = arg && test "$(id -u)" = 0 && test "$PWD" = /w && test "$X" = y
+for tree in "$BUILDKIT_SCAN_SOURCE" "$BUILDKIT_SCAN_SOURCE_EXTRAS"/*; do
+    [ -d "$tree" ] || continue
+    ! touch "$tree/new" 2>/dev/null
+    files=$(cd "$tree" && find . -type f -name 'pk*' | sort | tr '\n' ' ')
+    printf '{"predicateType":"https://spdx.dev/Document","predicate":{"files":"%s","level":"%s"}}' "$files" "$BUILDKIT_SCAN_LEVEL" \
+        > "$BUILDKIT_SCAN_DESTINATION/$(basename "$tree").spdx.json"
+done
+"#;
+
+#[test]
+fn a_scanner_of_the_users_choice_scans_what_is_built() {
+    let space = Space::with_busybox();
+    let scanner = |script: &str, rest: &str| {
+        space.write("scanner/scan", script);
+        let text = format!("FROM busybox\nCOPY --chmod=755 scan /scan\nENV X=y\nWORKDIR /w\nUSER 5\n{rest}\n");
+        space.write("scanner/Dockerfile", text);
+        space.croze(["build", "-q", "-t", "scanner", "scanner"]).succeeds();
+    };
+    scanner(SCAN, "ENTRYPOINT [\"/scan\"]\nCMD [\"arg\"]");
+    space.write("ctx/pk3", "").dockerfile(
+        "ARG BUILDKIT_SBOM_SCAN_CONTEXT=true\n\
+         FROM busybox AS tools\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nRUN mkdir /t && touch /t/pk1\n\
+         FROM busybox AS unseen\nARG BUILDKIT_SBOM_SCAN_STAGE=others\nRUN touch /pk5\n\
+         FROM scratch\nCOPY --from=tools /t/pk1 /pk2\nCOPY --from=unseen /pk5 /x\nCOPY pk3 /pk4\n",
+    );
+    let flags = ["--sbom=generator=scanner,LEVEL=deep", "--progress=plain", "-o", "type=oci,tar=false,dest=layout", "-o", "out"];
+    let first = space.build(&flags).succeeds();
+    assert!(first.stderr.contains("[linux/amd64] generating sbom using docker.io/library/scanner:latest"), "{}", first.stderr);
+    export::validate(&space.path("layout")).expect("a valid layout");
+    let blob = |descriptor: &Value| {
+        let hex = descriptor["digest"].as_str().expect("a digest").trim_start_matches("sha256:").to_owned();
+        space.read_json(&format!("layout/blobs/sha256/{hex}"))
+    };
+    let index = blob(&space.read_json("layout/index.json")["manifests"][0]);
+    let manifest = blob(&index["manifests"][1]);
+    let statements: Vec<Value> = manifest["layers"].as_array().expect("layers").iter().map(blob).collect();
+    let files: Vec<&Value> = statements.iter().map(|statement| &statement["predicate"]["files"]).collect();
+    assert_eq!(files, ["./pk2 ./pk4 ", "./pk3 ", "./t/pk1 "]);
+    assert!(statements.iter().all(|statement| statement["predicate"]["level"] == "deep"));
+    assert_eq!(statements[0]["_type"], "https://in-toto.io/Statement/v1");
+    assert_eq!(space.read_json("out/sbom-tools.spdx.json")["predicate"]["files"], "./t/pk1 ");
+    // what was scanned once is not scanned again
+    let again = space.build(&flags).succeeds();
+    assert!(again.endings().iter().all(|ending| *ending != "ERROR"));
+    assert!(again.stderr.contains("steps cached") && !again.stderr.contains(" ran"), "{}", again.stderr);
+
+    scanner("#!/bin/sh\necho cannot scan\nexit 3\n", "ENTRYPOINT [\"/scan\"]");
+    let name = "[linux/amd64] generating sbom using docker.io/library/scanner:latest";
+    space.build(&flags).fails(
+        1,
+        &format!("error: `{name}` did not complete successfully: exit code 3\n |\n = note: the last lines of its output:\n         cannot scan"),
+    );
+    scanner("#!/bin/sh\necho hello > $BUILDKIT_SCAN_DESTINATION/x\n", "ENTRYPOINT [\"/scan\"]");
+    space.build(&flags).fails(
+        1,
+        "error: the scanner left `/run/out/x`, which is no in-toto statement: expected value at line 1 column 1\n |\n \
+         = help: a scanner writes one in-toto statement per file to `$BUILDKIT_SCAN_DESTINATION`",
+    );
+    scanner("", "ENTRYPOINT []\nCMD []");
+    space.build(&flags).fails(
+        2,
+        "error: the scanner `scanner:latest` names no command to run\n |\n \
+         = help: it is an image whose `ENTRYPOINT` or `CMD` follows BuildKit's SBOM protocol",
+    );
+}

@@ -16,18 +16,36 @@ use crate::reference::{ImageRef, Platform};
 use crate::worker::Sources;
 
 /// `--attest`, `--provenance`, `--sbom`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attestations {
     /// How the image was made.
     pub provenance: Option<Provenance>,
     /// What is in the image.
-    pub sbom: bool,
+    pub sbom: Option<Sbom>,
+}
+
+/// Who finds out what is in an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sbom {
+    /// This program.
+    BuiltIn,
+    /// An image that does.
+    Scanner(Scanner),
+}
+
+/// `generator=`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanner {
+    /// The image.
+    pub image: ImageRef,
+    /// What else was said: it gets them as variables `BUILDKIT_SCAN_…`.
+    pub parameters: BTreeMap<String, String>,
 }
 
 impl Attestations {
     /// Whether any is asked for.
     pub fn any(&self) -> bool {
-        self.provenance.is_some() || self.sbom
+        self.provenance.is_some() || self.sbom.is_some()
     }
 }
 
@@ -203,7 +221,12 @@ impl Told {
             Version::V1 => ("https://slsa.dev/provenance/v1", self.v1(run)),
             Version::V02 => ("https://slsa.dev/provenance/v0.2", self.v02(Some(run))),
         };
-        Claim { predicate_type: predicate_type.to_owned(), file_name: "provenance.json".to_owned(), predicate }
+        Claim {
+            predicate_type: predicate_type.to_owned(),
+            file_name: "provenance.json".to_owned(),
+            predicate,
+            subjects: Vec::new(),
+        }
     }
 
     /// What `--metadata-file` has of it: v0.2 without the run.

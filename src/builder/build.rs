@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::attest;
+use super::attest::{self, Sbom};
 use super::caches::{self, Importing, Leaving};
 use super::inputs::{self, Inputs};
 use super::lock::{self, Lock, Locking};
@@ -60,6 +60,7 @@ pub async fn build(
     if build.request.strictness == Strictness::Strict && !planned.warnings.is_empty() {
         return Err(report::strict_error(planned.warnings));
     }
+    build.add_scans(&mut planned.plan).await?;
     let (plan, wanting) = build.refuse_missing(planned.plan, &inputs).await?;
     for warning in &planned.warnings {
         build.reporter.events.event(Event::Warning(Box::new(warning.clone())));
@@ -322,7 +323,7 @@ impl Build {
         let entry_point = inputs.dockerfile.name().to_owned();
         let images_by_name = self.image_digests();
         let Joined { graph, images, epoch, steps, .. } = plan;
-        let targets: Vec<StepIndex> = images.iter().map(|image| image.target).collect();
+        let mut targets: Vec<StepIndex> = images.iter().map(|image| image.target).collect();
         let graph = Arc::new(graph);
         let numbers: HashMap<StepIndex, StepNumber> = steps
             .iter()
@@ -335,6 +336,7 @@ impl Build {
         }
         let events = self.events(&graph, &numbers, &imports);
         let mut ahead = Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch), ..Ahead::default() };
+        targets.extend(images.iter().filter_map(|image| image.scan));
         let told = self.request.leaves_cache().then(|| Arc::new(Mutex::new(Answers::default())));
         let (all_forms, image_forms) = caches::forms(&self.request.cache_to);
         ahead.all_forms = all_forms;
@@ -368,7 +370,11 @@ impl Build {
             shells: self.request.on_failure.map(Shells::new).map(Arc::new),
             now_secs: self.now_secs(),
             ahead,
-            unread: if outputs.want_files() || self.request.attestations.sbom { HashSet::new() } else { graph.unread(&steps) },
+            unread: if outputs.want_files() || self.request.attestations.sbom == Some(Sbom::BuiltIn) {
+                HashSet::new()
+            } else {
+                graph.unread(&steps)
+            },
             processors,
             cancel: self.cancel.clone(),
         };
@@ -390,7 +396,7 @@ impl Build {
             let ran = schedule.run(&targets, self.cancel.clone()).await;
             // what no step read is fetched for the outputs
             let fetched = match &ran {
-                Ok((stacks, _)) if outputs.any() => self.fetch_missing(&worker, stacks).await,
+                Ok((stacks, _)) if outputs.any() => self.fetch_missing(&worker, &stacks[..images.len()]).await,
                 _ => Ok(()),
             };
             let error = match (&ran, &fetched) {
@@ -414,7 +420,7 @@ impl Build {
         let ended = if self.request.leaves_cache() { cache.ended_steps() } else { BTreeMap::new() };
         // losing it costs an explanation
         let _ = cache.save_history(self.now_secs());
-        let (outputs, summary) = ran.map_err(|failure| match failure {
+        let (mut outputs, summary) = ran.map_err(|failure| match failure {
             Failure::Step { index, error } => report::run_error(error, Some(index), &graph),
             Failure::Interrupted => interrupted(),
         })?;
@@ -429,10 +435,12 @@ impl Build {
         sources.urls.append(&mut self.names.urls);
         self.write_lock(&sources)?;
         let story = attest::Story { graph: &graph, sources: &sources, parameters, entry_point, detail };
+        let mut scans = outputs.split_off(images.len()).into_iter();
         for (image, output) in images.into_iter().zip(outputs) {
             let told = story.told(image.target);
             let Output::Stack(stack) = output else { return Err(internal("a target is no file system")) };
-            let claims = self.claims(&worker, &told, &stack, &run).await?;
+            let scan = image.scan.and_then(|_| scans.next());
+            let claims = self.claims(&worker, &told, (&stack, scan), &run).await?;
             built.push(ProductImage { draft: image.draft, stack, claims, provenance: told.for_metadata() });
         }
         let stacks: Vec<&Stack> = built.iter().map(|image: &ProductImage| &*image.stack).collect();
@@ -524,12 +532,15 @@ impl Build {
         &self,
         worker: &LocalWorker,
         told: &attest::Told,
-        stack: &Stack,
+        (stack, scan): (&Stack, Option<Output>),
         run: &attest::Run,
     ) -> Result<Vec<Claim>, BuildError> {
-        let asked = self.request.attestations;
+        let asked = &self.request.attestations;
         let mut claims: Vec<Claim> = asked.provenance.iter().map(|asked| told.claim(asked.version, run)).collect();
-        if asked.sbom {
+        if let Some(scan) = &scan {
+            claims.splice(0..0, self.scanned(worker, scan).await?);
+        }
+        if asked.sbom == Some(Sbom::BuiltIn) {
             let step = self.reporter.announce("scanning the packages of the image".to_owned());
             let trees = worker.trees(stack).await.map_err(|error| report::step_error(&error, None))?;
             let created = run.finished.clone();

@@ -244,7 +244,8 @@ pub fn unpinned_context(name: &str, remote: &str) -> Diagnostic {
     Diagnostic::error_without_place("unpinned", format!("the context `{name}` from `{remote}` is not pinned")).help(HELP)
 }
 
-const HELP: &str =
+/// What to do about something that is not pinned.
+pub const HELP: &str =
     "`croze build --lock` writes what it stands for into the lock file; or name it by digest, `--checksum` or commit";
 
 fn refused(path: &Path, why: &str) -> BuildError {

@@ -56,6 +56,7 @@ mod reporter;
 mod retold;
 mod run;
 mod sbom;
+mod scanner;
 mod settings;
 
 /// Everything that decides a build. Time, environment and descriptors come in here and nowhere else.

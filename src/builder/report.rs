@@ -272,7 +272,9 @@ pub fn export_error(error: &ExportError) -> BuildError {
 }
 
 fn command_diagnostic(code: &'static str, how: &str, tail: &[String], hint: Option<&str>, origin: &Origin) -> Diagnostic {
-    let message = format!("`RUN` did not complete successfully: {how}");
+    // what no instruction of the file says, such as a scan, goes by what progress calls it
+    let what = if origin.place.is_none() && !origin.name.is_empty() { &origin.name } else { "RUN" };
+    let message = format!("`{what}` did not complete successfully: {how}");
     let mut diagnostic = in_stage(at_instruction(code, message, origin), origin);
     if !tail.is_empty() {
         diagnostic = diagnostic.note(format!("the last lines of its output:\n{}", tail.join("\n")));

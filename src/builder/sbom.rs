@@ -1,7 +1,7 @@
 //! What is in an image: the packages that its files tell of, as an SPDX document.
 //!
-//! Read are the databases of dpkg and apk, and the metadata of installed Python and Node.js packages; nothing of the image is
-//! run. Source of the form: SPDX 2.3, JSON.
+//! Read are the databases of dpkg, apk and rpm, and the metadata of installed Python and Node.js packages; nothing of the image
+//! is run. Source of the form: SPDX 2.3, JSON; of package URLs: purl-spec.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -12,19 +12,35 @@ use crate::digest::Digest;
 use crate::export::attestation::Claim;
 use crate::snapshot::{FileKind, FileTree, Last, SnapshotError, TreePath, resolve};
 
+mod berkeley;
+mod ndb;
+mod rpm;
+mod sqlite;
+
 /// A package as its manager names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Package {
-    /// `deb`, `apk`, `pypi`, `npm`: the type of its package URL.
+    /// `deb`, `apk`, `rpm`, `pypi`, `npm`: the type of its package URL.
     manager: &'static str,
+    /// Who made it, such as `debian`; empty for packages of languages.
+    distribution: String,
     name: String,
     version: String,
     architecture: String,
     license: String,
 }
 
+impl Package {
+    /// One of a language.
+    fn of_language(manager: &'static str, name: String, version: String, license: String) -> Package {
+        Package { manager, distribution: String::new(), name, version, architecture: String::new(), license }
+    }
+}
+
 /// Larger files are no package metadata.
 const MOST_BYTES: u64 = 64 << 20;
+/// A database of rpm has all that its packages say of their files.
+const MOST_DATABASE_BYTES: u64 = 512 << 20;
 
 /// The packages of `tree` as a statement; `created` is RFC 3339. Reads the tree's directories: blocks.
 ///
@@ -36,13 +52,20 @@ pub fn claim(tree: &dyn FileTree, created: &str) -> Result<Claim, SnapshotError>
         predicate_type: "https://spdx.dev/Document".to_owned(),
         file_name: "sbom.spdx.json".to_owned(),
         predicate: document(&packages, created),
+        subjects: Vec::new(),
     })
 }
 
 fn packages(tree: &dyn FileTree) -> Result<BTreeSet<Package>, SnapshotError> {
     let mut found = BTreeSet::new();
+    let release = match text(tree, "/etc/os-release")? {
+        Some(text) => Some(text),
+        None => text(tree, "/usr/lib/os-release")?,
+    };
+    let distribution = release.as_deref().and_then(distribution);
+    let of = |usual: &str| distribution.clone().unwrap_or_else(|| usual.to_owned());
     if let Some(text) = text(tree, "/var/lib/dpkg/status")? {
-        found.extend(debian(&text));
+        found.extend(debian(&text, &of("debian")));
     }
     // images without a package manager keep one file per package
     for (name, _) in directory(tree, "/var/lib/dpkg/status.d")? {
@@ -50,18 +73,29 @@ fn packages(tree: &dyn FileTree) -> Result<BTreeSet<Package>, SnapshotError> {
         if !name.ends_with(".md5sums")
             && let Some(text) = text(tree, &format!("/var/lib/dpkg/status.d/{name}"))?
         {
-            found.extend(debian(&text));
+            found.extend(debian(&text, &of("debian")));
         }
     }
     if let Some(text) = text(tree, "/lib/apk/db/installed")? {
-        found.extend(alpine(&text));
+        found.extend(alpine(&text, &of("alpine")));
+    }
+    for (path, read) in rpm::DATABASES {
+        if let Some(bytes) = bytes(tree, path, MOST_DATABASE_BYTES)? {
+            found.extend(read(&bytes).into_iter().filter_map(|header| rpm::package(header, &of(""))));
+        }
     }
     installed(tree, &mut found)?;
     Ok(found)
 }
 
+/// The distribution's `ID`.
+fn distribution(release: &str) -> Option<String> {
+    let value = release.lines().find_map(|line| line.strip_prefix("ID="))?.trim().trim_matches(['"', '\'']);
+    Some(value.to_lowercase()).filter(|value| !value.is_empty())
+}
+
 /// dpkg's status: paragraphs of `Field: value`.
-fn debian(text: &str) -> Vec<Package> {
+fn debian(text: &str, distribution: &str) -> Vec<Package> {
     let package = |paragraph: &str| {
         let field =
             |name: &str| paragraph.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::to_owned);
@@ -71,6 +105,7 @@ fn debian(text: &str) -> Vec<Package> {
         }
         Some(Package {
             manager: "deb",
+            distribution: distribution.to_owned(),
             name: field("Package")?,
             version: field("Version")?,
             architecture: field("Architecture").unwrap_or_default(),
@@ -81,11 +116,12 @@ fn debian(text: &str) -> Vec<Package> {
 }
 
 /// apk's database: paragraphs of `L:value`.
-fn alpine(text: &str) -> Vec<Package> {
+fn alpine(text: &str, distribution: &str) -> Vec<Package> {
     let package = |paragraph: &str| {
         let field = |letter: &str| paragraph.lines().find_map(|line| line.strip_prefix(letter)).map(str::to_owned);
         Some(Package {
             manager: "apk",
+            distribution: distribution.to_owned(),
             name: field("P:")?,
             version: field("V:")?,
             architecture: field("A:").unwrap_or_default(),
@@ -126,25 +162,14 @@ fn in_scope(path: &TreePath) -> bool {
 /// The headers of a distribution's metadata.
 fn python(text: &str) -> Option<Package> {
     let field = |name: &str| text.lines().take_while(|line| !line.is_empty()).find_map(|line| line.strip_prefix(name));
-    Some(Package {
-        manager: "pypi",
-        name: field("Name: ")?.to_owned(),
-        version: field("Version: ")?.to_owned(),
-        architecture: String::new(),
-        license: field("License-Expression: ").unwrap_or_default().to_owned(),
-    })
+    let license = field("License-Expression: ").unwrap_or_default().to_owned();
+    Some(Package::of_language("pypi", field("Name: ")?.to_owned(), field("Version: ")?.to_owned(), license))
 }
 
 fn node(text: &str) -> Option<Package> {
     let manifest: Value = serde_json::from_str(text).ok()?;
     let field = |name: &str| manifest[name].as_str().map(str::to_owned);
-    Some(Package {
-        manager: "npm",
-        name: field("name")?,
-        version: field("version")?,
-        architecture: String::new(),
-        license: field("license").unwrap_or_default(),
-    })
+    Some(Package::of_language("npm", field("name")?, field("version")?, field("license").unwrap_or_default()))
 }
 
 fn directory(tree: &dyn FileTree, path: &str) -> Result<Vec<(Vec<u8>, crate::snapshot::Meta)>, SnapshotError> {
@@ -160,14 +185,25 @@ fn text(tree: &dyn FileTree, path: &str) -> Result<Option<String>, SnapshotError
     text_at(tree, &found.path)
 }
 
+fn bytes(tree: &dyn FileTree, path: &str, most: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
+    let found = resolve(tree, &TreePath::clean(path.as_bytes()), Last::Follow)?;
+    bytes_at(tree, &found.path, most)
+}
+
 fn text_at(tree: &dyn FileTree, path: &TreePath) -> Result<Option<String>, SnapshotError> {
-    if tree.lookup(path)?.is_none_or(|meta| meta.kind != FileKind::File || meta.size_bytes > MOST_BYTES) {
+    let bytes = bytes_at(tree, path, MOST_BYTES)?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// The content of a file of at most so many bytes; `None` for anything else.
+fn bytes_at(tree: &dyn FileTree, path: &TreePath, most: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
+    if tree.lookup(path)?.is_none_or(|meta| meta.kind != FileKind::File || meta.size_bytes > most) {
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    let read = tree.open(path)?.take(MOST_BYTES).read_to_end(&mut bytes);
+    let read = tree.open(path)?.take(most).read_to_end(&mut bytes);
     read.map_err(|source| SnapshotError::io("read", path, source))?;
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    Ok(Some(bytes))
 }
 
 fn document(packages: &BTreeSet<Package>, created: &str) -> Value {
@@ -213,20 +249,23 @@ impl Package {
     }
 
     fn url(&self) -> String {
-        let distribution = match self.manager {
-            "deb" => "debian/",
-            "apk" => "alpine/",
-            _ => "",
+        let distribution = match self.distribution.as_str() {
+            "" => String::new(),
+            name => format!("{name}/"),
         };
-        let architecture = Some(&self.architecture).filter(|text| !text.is_empty()).map(|text| format!("?arch={text}"));
+        // rpm's URLs have the epoch apart from the version
+        let (epoch, version) = match self.version.split_once(':') {
+            Some((epoch, version)) if self.manager == "rpm" => (epoch, version),
+            _ => ("", self.version.as_str()),
+        };
+        let qualifiers: Vec<String> = [("arch", self.architecture.as_str()), ("epoch", epoch)]
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let query = if qualifiers.is_empty() { String::new() } else { format!("?{}", qualifiers.join("&")) };
         let escaped = |text: &str| text.replace('%', "%25").replace('@', "%40").replace('+', "%2B").replace(':', "%3A");
-        format!(
-            "pkg:{}/{distribution}{}@{}{}",
-            self.manager,
-            escaped(&self.name),
-            escaped(&self.version),
-            architecture.unwrap_or_default()
-        )
+        format!("pkg:{}/{distribution}{}@{}{query}", self.manager, escaped(&self.name), escaped(version))
     }
 }
 
@@ -257,6 +296,27 @@ mod tests {
     }
 
     #[test]
+    fn rpm_where_its_database_lies() {
+        let space = tempfile::tempdir().expect("space");
+        let texts = [(1000, "zlib"), (1001, "1.3"), (1002, "2"), (1022, "x86_64")];
+        let header = rpm::tests::header(&texts, &[]);
+        let script = "import sqlite3, sys; base = sqlite3.connect(sys.argv[1]); \
+            base.execute('CREATE TABLE Packages (hnum INTEGER PRIMARY KEY AUTOINCREMENT, blob BLOB NOT NULL)'); \
+            base.execute('INSERT INTO Packages (blob) VALUES (?)', (bytes.fromhex(sys.argv[2]),)); base.commit()";
+        let hex: String = header.iter().map(|byte| format!("{byte:02x}")).collect();
+        for directory in ["etc", "usr/lib/sysimage/rpm"] {
+            std::fs::create_dir_all(space.path().join(directory)).expect("creates");
+        }
+        std::fs::write(space.path().join("etc/os-release"), "ID=fedora\n").expect("writes");
+        let mut command = std::process::Command::new("python3");
+        command.args(["-c", script]).arg(space.path().join("usr/lib/sysimage/rpm/rpmdb.sqlite")).arg(hex);
+        assert!(command.status().expect("python3 starts").success());
+        let tree = crate::snapshot::DirTree::open(space.path()).expect("opens");
+        let urls: Vec<String> = packages(&tree).expect("readable").iter().map(Package::url).collect();
+        assert_eq!(urls, ["pkg:rpm/fedora/zlib@1.3-2?arch=x86_64"]);
+    }
+
+    #[test]
     fn apk_python_and_node() {
         check(
             &[
@@ -269,10 +329,11 @@ mod tests {
                 ("app/node_modules/@a/b/package.json", r#"{"name":"@a/b","version":"2"}"#),
                 ("app/node_modules/broken/package.json", "{"),
                 ("app/package.json", r#"{"name":"app","version":"0"}"#),
+                ("usr/lib/os-release", "NAME=\"x\"\nID=\"Wolfi\"\n"),
             ],
             &[
-                "pkg:apk/alpine/musl@1.2.4-r2?arch=x86_64",
-                "pkg:apk/alpine/zlib@1.3",
+                "pkg:apk/wolfi/musl@1.2.4-r2?arch=x86_64",
+                "pkg:apk/wolfi/zlib@1.3",
                 "pkg:npm/%40a/b@2",
                 "pkg:npm/left-pad@1.3.0",
                 "pkg:pypi/Flask@3.0",

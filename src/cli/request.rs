@@ -321,7 +321,7 @@ impl Problems {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::builder::attest::{Detail, Provenance, Version};
+    use crate::builder::attest::{Detail, Provenance, Sbom, Version};
     use crate::cli::args::{Args, Command};
     use clap::Parser;
 
@@ -373,7 +373,7 @@ mod tests {
         assert!(!asked("--attest type=sbom --sbom=false .").any());
         let all = asked("--provenance=mode=max,version=v0.2 --attest type=sbom .");
         assert_eq!(all.provenance, Some(Provenance { detail: Detail::Max, version: Version::V02 }));
-        assert!(all.sbom);
+        assert_eq!(all.sbom, Some(Sbom::BuiltIn));
         assert_eq!(asked("--provenance .").provenance, Some(Provenance { detail: Detail::Min, version: Version::V1 }));
         check_refused(
             "--provenance=mode=all .",
@@ -383,10 +383,9 @@ mod tests {
             "--attest type=x .",
             &["invalid value for `--attest`: `type=x` is not one of `type=provenance`, `type=sbom`"],
         );
-        check_refused(
-            "--sbom=generator=a/b .",
-            &["invalid value for `--sbom`: `generator=a/b` is not one of no generator: the scanner is built in"],
-        );
+        let Some(Sbom::Scanner(scanner)) = asked("--sbom=generator=a/b,X=1 .").sbom else { panic!("no scanner") };
+        assert_eq!((scanner.image.canonical(), scanner.parameters["X"].as_str()), ("docker.io/a/b:latest".to_owned(), "1"));
+        check_refused("--sbom=X=1 .", &["invalid value for `--sbom`: unknown key `X` in `type=sbom,X=1`"]);
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! Reads the values of flags. Each function takes the text after the flag and says what is wrong with it in words.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::builder::attest::{Detail, Provenance, Version};
+use crate::builder::attest::{Detail, Provenance, Sbom, Scanner, Version};
 use crate::builder::{
     self, Asked, BadLimit, CacheSource, CacheTarget, Entitlement, FlagError, InKey, NamedContextSource, Secret, SecretSource,
     SshAgent,
 };
 use crate::cli::environment::Environment;
 use crate::graph::{Network, Retry};
-use crate::reference::{BadPlatform, BadReference};
+use crate::reference::{BadPlatform, BadReference, ImageRef};
 
 /// Why a flag's value cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -326,12 +327,12 @@ pub fn csv_fields(text: &str) -> Vec<String> {
 }
 
 /// What one `--attest` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attestation {
     /// `type=provenance`; `None` for a disabled one.
     Provenance(Option<Provenance>),
-    /// `type=sbom`, and whether it is wanted.
-    Sbom(bool),
+    /// `type=sbom`; `None` for a disabled one.
+    Sbom(Option<Sbom>),
 }
 
 /// The long form of `--provenance=VALUE` and `--sbom=VALUE`.
@@ -342,12 +343,13 @@ pub fn attestation_of(kind: &str, value: &str) -> String {
     }
 }
 
-/// Reads `type=provenance|sbom`, `mode=`, `version=`, `disabled=`. What only concerns the builder's own address is taken and has
-/// no effect.
+/// Reads `type=provenance|sbom`, `mode=`, `version=`, `generator=`, `disabled=`. What only concerns the builder's own address is
+/// taken and has no effect; what a scanner is told beside its name goes to it as it is.
 pub fn attestation(text: &str) -> Result<Attestation, BadValue> {
     let choice = |value: String, choices: &'static str| BadValue::Choice { value, choices };
     let (mut kind, mut disabled) = (String::new(), false);
     let mut provenance = Provenance { detail: Detail::Min, version: Version::V1 };
+    let (mut generator, mut parameters) = (None, BTreeMap::new());
     for field in csv_fields(text) {
         let (key, value) = field.split_once('=').unwrap_or((field.as_str(), "true"));
         match (key.trim(), value) {
@@ -364,13 +366,24 @@ pub fn attestation(text: &str) -> Result<Attestation, BadValue> {
             ("version", _) => return Err(choice(field, "`version=v1`, `version=v0.2`")),
             ("builder-id" | "reproducible" | "inline-only" | "filename", _) => {}
             ("generator", "") => {}
-            ("generator", _) => return Err(choice(field, "no generator: the scanner is built in")),
+            ("generator", _) => generator = Some(value.parse::<ImageRef>()?),
+            // more than this only a scanner can know
+            (key, _) if kind == "sbom" => {
+                parameters.insert(key.to_owned(), value.to_owned());
+            }
             (key, _) => return Err(BadValue::UnknownKey { key: key.to_owned(), value: text.to_owned() }),
         }
     }
     match kind.as_str() {
         "provenance" => Ok(Attestation::Provenance((!disabled).then_some(provenance))),
-        "sbom" => Ok(Attestation::Sbom(!disabled)),
+        "sbom" => {
+            let sbom = match (generator, parameters.first_key_value()) {
+                (None, Some((key, _))) => return Err(BadValue::UnknownKey { key: key.clone(), value: text.to_owned() }),
+                (None, None) => Sbom::BuiltIn,
+                (Some(image), _) => Sbom::Scanner(Scanner { image, parameters }),
+            };
+            Ok(Attestation::Sbom((!disabled).then_some(sbom)))
+        }
         _ => Err(choice(text.to_owned(), "`type=provenance`, `type=sbom`")),
     }
 }

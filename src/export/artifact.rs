@@ -113,6 +113,7 @@ mod tests {
             predicate_type: "https://slsa.dev/provenance/v1".to_owned(),
             file_name: "provenance.json".to_owned(),
             predicate: serde_json::json!({"x": 1}),
+            subjects: Vec::new(),
         }];
         let artifact = Artifact::new(vec![image("linux/amd64")], &said, &[], Dialect::Oci);
         let index: Index = serde_json::from_slice(artifact.index.as_deref().expect("an index")).expect("JSON");

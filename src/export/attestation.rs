@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::digest::Digest;
@@ -21,6 +21,8 @@ pub struct Claim {
     pub file_name: String,
     /// What is said.
     pub predicate: Value,
+    /// Whom it is about, if not the image or the files that it goes with.
+    pub subjects: Vec<Subject>,
 }
 
 /// A manifest of statements about one image.
@@ -111,27 +113,25 @@ struct Statement<'a> {
 }
 
 impl<'a> Statement<'a> {
-    fn new(claim: &'a Claim, subject: &'a [Subject]) -> Statement<'a> {
+    fn new(claim: &'a Claim, subjects: &'a [Subject]) -> Statement<'a> {
+        let subject = if claim.subjects.is_empty() { subjects } else { &claim.subjects };
         let predicate_type = &claim.predicate_type;
         Statement { kind: "https://in-toto.io/Statement/v1", predicate_type, subject, predicate: &claim.predicate }
     }
 }
 
 /// What a statement is about: an image by a name of it, or a file.
-#[derive(Serialize)]
-pub(super) struct Subject {
-    name: String,
-    digest: SubjectDigest,
-}
-
-#[derive(Serialize)]
-struct SubjectDigest {
-    sha256: String,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// A package URL, or a path.
+    pub name: String,
+    /// Digests in hexadecimal digits, by algorithm.
+    pub digest: BTreeMap<String, String>,
 }
 
 impl Subject {
     pub(super) fn new(name: String, digest: Digest) -> Subject {
-        Subject { name, digest: SubjectDigest { sha256: digest.hex() } }
+        Subject { name, digest: BTreeMap::from([("sha256".to_owned(), digest.hex())]) }
     }
 }
 

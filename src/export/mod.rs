@@ -35,7 +35,7 @@ mod validate;
 
 pub use annotation::{Annotation, AnnotationError};
 pub use artifact::Artifact;
-pub use attestation::{Attestation, Claim};
+pub use attestation::{Attestation, Claim, Subject};
 pub use files::{FileOptions, Stale};
 pub use flag::OutputError;
 pub use output::{Destination, Output, OutputKind};

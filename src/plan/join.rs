@@ -27,6 +27,10 @@ pub struct JoinedImage {
     pub target: StepIndex,
     /// The image, without layers and times.
     pub draft: Draft,
+    /// Trees that a scanner of the image is shown beside it, by name.
+    pub extras: BTreeMap<String, StepIndex>,
+    /// The step that scans it, if who reads the plan has added one.
+    pub scan: Option<StepIndex>,
 }
 
 /// Joins plans, in order. Equal steps have equal names in all graphs ([`Graph::add`]), so joining is adding. `pin` may make an op
@@ -58,7 +62,9 @@ impl Joined {
         }
         let layer = |item: DraftHistory| DraftHistory { layer: item.layer.map(|layer| places[&layer]), ..item };
         let history = plan.draft.history.into_iter().map(layer).collect();
-        self.images.push(JoinedImage { target: places[&plan.target], draft: Draft { history, ..plan.draft } });
+        let draft = Draft { history, ..plan.draft };
+        let extras = plan.extras.into_iter().map(|(name, step)| (name, places[&step])).collect();
+        self.images.push(JoinedImage { target: places[&plan.target], draft, extras, scan: None });
         self.epoch = self.epoch.or(plan.epoch);
         for (context, paths) in plan.context_uses {
             self.context_uses.entry(context).or_default().extend(paths);

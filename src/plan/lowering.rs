@@ -137,8 +137,9 @@ impl<'a> Lowering<'a> {
             let state = stage.state;
             self.results[index] = Some(state);
         }
+        let extras = self.extras();
         let target = self.results[stages.target].take()?;
-        Some(self.finish(target))
+        Some(self.finish(target, extras))
     }
 
     /// The step of a context's files.
@@ -263,7 +264,33 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn finish(mut self, target: StageState) -> Lowered {
+    /// What a scanner of the image is shown beside it: stages that ask for it, and the context if the target does.
+    fn extras(&mut self) -> BTreeMap<String, StepIndex> {
+        let stages = self.stages;
+        let mut extras = BTreeMap::new();
+        for index in stages.needed.iter().copied().filter(|index| !stages.nodes[*index].verbatim) {
+            let Some(state) = &self.results[index] else { continue };
+            let name = match stages.nodes[index].from.and_then(|from| from.name.as_ref()) {
+                Some(name) => name.value.clone(),
+                None => format!("stage-{index}"),
+            };
+            let asks = |argument: &str| {
+                let own =
+                    state.arguments.iter().rev().filter(|(name, _)| name == argument).find_map(|(_, value)| value.as_deref());
+                own.or(stages.globals.value(argument)).is_some_and(|value| scope::asks_for(value, &name))
+            };
+            if index == stages.target {
+                if asks(scope::SCAN_CONTEXT) {
+                    extras.insert(MAIN_CONTEXT.to_owned(), self.context(MAIN_CONTEXT));
+                }
+            } else if asks(scope::SCAN_STAGE) {
+                extras.insert(name, state.tree);
+            }
+        }
+        extras
+    }
+
+    fn finish(mut self, target: StageState, extras: BTreeMap<String, StepIndex>) -> Lowered {
         let mut config = target.config;
         for (name, value) in &self.options.labels {
             config.config.labels.insert(name.clone(), value.clone());
@@ -295,6 +322,7 @@ impl<'a> Lowering<'a> {
         Lowered {
             graph: self.graph,
             target: target.tree,
+            extras,
             draft: Draft { config, base_history: target.base_history, history: target.history },
             epoch: self.stages.epoch,
             context_uses: self.context_uses,

@@ -198,6 +198,8 @@ pub struct Lowered {
     pub graph: Graph,
     /// The step that gives the image's tree; [`Op::Scratch`](crate::graph::Op::Scratch) for an empty one.
     pub target: StepIndex,
+    /// Trees that a scanner of the image is shown beside it, by name; the steps are not among `steps`.
+    pub extras: BTreeMap<String, StepIndex>,
     /// The image, without layers and times.
     pub draft: Draft,
     /// `SOURCE_DATE_EPOCH`, in seconds.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use super::Options;
+use crate::dockerfile::check;
 use crate::dockerfile::expand::Environment;
 
 /// Variables in the order in which they were last set: the order that commands get them in.
@@ -118,9 +119,18 @@ pub(super) fn is_predefined(name: &str) -> bool {
         || PLATFORM_ARGS.contains(&name)
 }
 
+/// By a stage that wants a scanner to see it, or the context.
+pub(super) const SCAN_STAGE: &str = "BUILDKIT_SBOM_SCAN_STAGE";
+pub(super) const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
+
 /// Arguments that steer the builder and are never variables of a command.
 pub(super) fn is_never_environment(name: &str) -> bool {
-    matches!(name, "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE")
+    matches!(name, SCAN_CONTEXT | SCAN_STAGE)
+}
+
+/// Whether the value of such an argument asks for the stage: a truth for all of them, or a list that names it.
+pub(super) fn asks_for(value: &str, stage: &str) -> bool {
+    check::parse_bool(value).unwrap_or_else(|| value.split(',').any(|name| name == stage))
 }
 
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
