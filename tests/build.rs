@@ -52,6 +52,41 @@ fn the_id_is_the_same_everywhere() {
 }
 
 #[test]
+fn the_last_image_that_was_written_is_told_of() {
+    let space = Space::with_busybox();
+    space.dockerfile("FROM busybox\nCOPY Dockerfile /\n");
+    let told = |flags: &[&str]| {
+        let run = space.build(&[flags, &["-q", "--iidfile", "iid", "--metadata-file", "metadata.json"]].concat()).succeeds();
+        assert_eq!(run.stdout, space.read("iid") + "\n");
+        space.read_json("metadata.json")
+    };
+    let index = |archive: &str| -> serde_json::Value {
+        let text = judge("tar", &["xOf", &space.text_path(archive), "index.json"]).stdout;
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let outputs = ["-o", "type=oci,dest=1.tar,name=x:1", "-o", "type=oci,dest=2.tar,compression=uncompressed", "-o", "out"];
+    let metadata = told(&[&outputs[..], &["-t", "a:1"]].concat());
+    let (first, last) = (&index("1.tar")["manifests"][0], &index("2.tar")["manifests"][0]);
+    assert_ne!(first["digest"], last["digest"]);
+    let descriptor = &metadata["containerimage.descriptor"];
+    assert_eq!((&descriptor["digest"], &metadata["containerimage.digest"]), (&last["digest"], &last["digest"]));
+    let created = "org.opencontainers.image.created";
+    assert_eq!(descriptor["annotations"], serde_json::json!({created: last["annotations"][created]}));
+    // a name of `-t` is every image's
+    assert_eq!(metadata["image.name"], "docker.io/library/a:1");
+    assert_eq!(first["annotations"]["io.containerd.image.name"], "docker.io/library/a:1");
+
+    let metadata = told(&["-o", "type=image,name=b"]);
+    assert_eq!((&metadata["image.name"], &metadata["containerimage.descriptor"]["annotations"]), (&"b".into(), &().into()));
+    for output in ["type=cacheonly", "type=local,dest=out"] {
+        let metadata = told(&["-o", output, "-t", "a:1"]);
+        let keys: Vec<&String> = metadata.as_object().expect("an object").keys().collect();
+        assert_eq!(keys, ["buildx.build.provenance", "buildx.build.ref"], "{output}");
+        assert_eq!(space.read("iid").is_empty(), output == "type=cacheonly");
+    }
+}
+
+#[test]
 fn what_is_cached_needs_no_secret() {
     let space = Space::with_busybox();
     let text =

@@ -13,6 +13,7 @@ pub use crate::dockerfile::From;
 use crate::event::EventSink;
 use crate::export::Form;
 use crate::graph::{Limits, Network};
+pub use crate::image::Descriptor;
 pub use crate::plan::{Argument, Credential, Outline};
 use crate::reference::{ImageRef, Platform};
 use crate::sandbox::{self, Rights};
@@ -75,6 +76,8 @@ pub struct BuildRequest {
     pub labels: Vec<(String, String)>,
     /// `-t`, in order.
     pub tags: Vec<ImageRef>,
+    /// The same as they were written.
+    pub tags_as_written: Vec<String>,
     /// `--platform`, in order; the host's when there is none.
     pub platforms: Vec<Platform>,
     /// `--no-cache`, `--no-cache-filter`.
@@ -229,16 +232,11 @@ pub enum Entitlement {
 /// What a build gave.
 #[derive(Clone, Debug)]
 pub struct BuildResult {
-    /// What `-q` and `--iidfile` give: digest of the image config, or of the index that holds several images.
-    pub image_id: Digest,
-    /// Digest of the image config, if there is one image.
-    pub config_digest: Option<Digest>,
-    /// The image's manifest (or index): media type, digest, size.
-    pub manifest_media_type: String,
-    /// Its digest.
-    pub manifest_digest: Digest,
-    /// Its size.
-    pub manifest_bytes: u64,
+    /// What `-q` and `--iidfile` give: digest of the image config, or of the index that holds several images; `None` where no
+    /// output wants anything.
+    pub image_id: Option<Digest>,
+    /// For the metadata file: what the last output wrote that writes images.
+    pub exported: Option<ExportedImage>,
     /// For the metadata file, per platform: SLSA v0.2.
     pub provenance: Vec<(Platform, serde_json::Value)>,
     /// Names that it has now, canonical form.
@@ -251,6 +249,17 @@ pub struct BuildResult {
     pub cached_steps: usize,
     /// Warnings, for the metadata file.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// An image as an output has it.
+#[derive(Debug, Clone)]
+pub struct ExportedImage {
+    /// Its manifest or index, as an index lists it.
+    pub listed: Descriptor,
+    /// Digest of the config, if it is one image.
+    pub config_digest: Option<Digest>,
+    /// Its names: for an archive in canonical form, else as they were written.
+    pub names: Vec<String>,
 }
 
 /// Why a build ended without a result.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::reporter::Reporter;
-use super::{BuildError, BuildRequest, BuildResult, Entitlement, ErrorKind, report};
+use super::{BuildError, BuildRequest, BuildResult, Entitlement, ErrorKind, ExportedImage, report};
 use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
 use crate::event::StepNumber;
@@ -97,6 +97,14 @@ pub fn parse(request: &BuildRequest) -> Result<Wanted, BuildError> {
     if let Some(reason) = contradiction(&outputs, request) {
         return Err(usage(reason));
     }
+    // in the metadata file, an image that is no archive goes by the names that people gave it
+    for output in &mut outputs {
+        if output.kind != OutputKind::Image || request.outputs.is_empty() {
+            output.names_as_written.clear();
+        } else if !request.tags.is_empty() {
+            output.names_as_written.clone_from(&request.tags_as_written);
+        }
+    }
     let nameless = |output: &Output| output.push.is_some() && output.names.is_empty() && request.tags.is_empty();
     if outputs.iter().any(nameless) {
         return Err(usage("a push needs a name: `-t HOST/REPOSITORY:TAG`, or `name=` in the output".to_owned()));
@@ -178,15 +186,20 @@ pub async fn export(
     let origins: HashMap<Digest, ImageRef> = product.images.iter().flat_map(|image| origins(&image.stack)).collect();
     let built = Arc::new(built(product, request));
     let mut stdout = std::mem::replace(&mut request.stdout, Box::new(std::io::sink()));
-    let mut first: Option<Artifact> = None;
+    // of several outputs the last one is told of
+    let mut last: Option<(Artifact, ExportedImage)> = None;
     let mut written = Vec::new();
-    // `name=` takes the place of `-t`
-    let mut named: Vec<ImageRef> = Vec::new();
+    let mut named: Vec<ImageRef> = built.names.clone();
+    let wants_nothing = wanted.outputs.iter().all(|output| output.kind == OutputKind::Nothing);
     for output in wanted.outputs {
         let step = reporter.announce(output.describe().to_owned());
-        let (push, mut names) = (output.push, output.names.clone());
+        let names = if built.names.is_empty() { output.names.clone() } else { built.names.clone() };
+        let (push, mut told_names) = (output.push, output.names_as_written.clone());
         if named.is_empty() {
             named.clone_from(&names);
+        }
+        if told_names.is_empty() {
+            told_names = names.iter().map(ImageRef::canonical).collect();
         }
         let (blocking_store, blocking_built) = (store.clone(), built.clone());
         let (result, back) = task::blocking(move || {
@@ -205,9 +218,6 @@ pub async fn export(
                     reporter.note(step, format!("exporting manifest list {}", root.digest));
                 }
                 if let (Some(push), Some(artifact)) = (push, &exported.artifact) {
-                    if names.is_empty() {
-                        names.clone_from(&built.names);
-                    }
                     let place = Place { store, client, names: &names, origins: &origins };
                     if let Err(error) = place.send(push, &artifact.root, reporter, step).await {
                         reporter.failed(step, error.to_string());
@@ -215,7 +225,10 @@ pub async fn export(
                     }
                 }
                 reporter.done(step, None);
-                first = first.or(exported.artifact);
+                if let (Some(artifact), Some(listed)) = (exported.artifact, exported.listed) {
+                    let config_digest = artifact.config_digest();
+                    last = Some((artifact, ExportedImage { listed, config_digest, names: told_names }));
+                }
                 written.extend(Some(exported.written).filter(|written| !written.is_empty()));
             }
             Err(error) => {
@@ -224,23 +237,15 @@ pub async fn export(
             }
         }
     }
-    let artifact = match first {
-        Some(artifact) => artifact,
-        None => export::describe(store, &built).map_err(|error| report::export_error(&error))?,
+    let (image_id, exported) = match last {
+        Some((artifact, exported)) => (Some(artifact.image_id()), Some(exported)),
+        None if wants_nothing => (None, None),
+        None => {
+            let described = export::describe(store, &built).map_err(|error| report::export_error(&error))?;
+            (Some(described.image_id()), None)
+        }
     };
-    Ok(BuildResult {
-        image_id: artifact.image_id(),
-        config_digest: artifact.config_digest(),
-        manifest_media_type: artifact.root.media_type.clone(),
-        manifest_digest: artifact.root.digest,
-        manifest_bytes: artifact.root.size_bytes,
-        provenance,
-        names: if named.is_empty() { built.names.clone() } else { named },
-        written,
-        ran_steps: 0,
-        cached_steps: 0,
-        warnings: Vec::new(),
-    })
+    Ok(BuildResult { image_id, exported, provenance, names: named, written, ran_steps: 0, cached_steps: 0, warnings: Vec::new() })
 }
 
 /// Where a finished image is pushed.

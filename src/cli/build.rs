@@ -61,7 +61,7 @@ pub fn run(args: BuildArgs, environment: &Environment) -> Result<(), Failure> {
             explained();
             files.write(&result, now)?;
             if quiet {
-                print_result(&result.image_id.to_string())?;
+                print_result(&result.image_id.map(|id| id.to_string()).unwrap_or_default())?;
             }
             Ok(())
         }
@@ -191,7 +191,8 @@ where
 fn result_lines(result: &BuildResult) -> Vec<String> {
     let names: Vec<String> = result.names.iter().map(ToString::to_string).collect();
     let named = if names.is_empty() { String::new() } else { format!(" {}", names.join(", ")) };
-    let image = format!("image{named} {}{}", result.image_id, steps_phrase(result.ran_steps, result.cached_steps));
+    let id = result.image_id.map(|id| format!(" {id}")).unwrap_or_default();
+    let image = format!("image{named}{id}{}", steps_phrase(result.ran_steps, result.cached_steps));
     std::iter::once(image).chain(result.written.iter().cloned()).collect()
 }
 

@@ -31,14 +31,15 @@ impl ResultFiles {
         Ok(ResultFiles { iidfile, metadata_file })
     }
 
-    /// Writes both: the image's ID without a newline, and JSON indented by two spaces.
+    /// Writes both: the image's ID without a newline (nothing where no output wants anything, as buildx does), and JSON indented by
+    /// two spaces.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn write(&self, result: &BuildResult, now: SystemTime) -> Result<(), Failure> {
         let put = |path: &Path, text: String| std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error));
         if let Some(path) = &self.iidfile {
-            put(path, result.image_id.to_string())?;
+            put(path, result.image_id.map(|id| id.to_string()).unwrap_or_default())?;
         }
         if let Some(path) = &self.metadata_file {
             put(path, format!("{:#}", metadata(result, &build_ref(now))))?;
@@ -49,29 +50,21 @@ impl ResultFiles {
 
 /// The keys that `docker buildx build --metadata-file` writes, in its (alphabetical) order.
 fn metadata(result: &BuildResult, build_ref: &str) -> Value {
-    let names: Vec<String> = result.names.iter().map(crate::reference::ImageRef::canonical).collect();
     let mut members = Map::new();
     for (platform, provenance) in &result.provenance {
         let several = if result.provenance.len() > 1 { format!("/{platform}") } else { String::new() };
         members.insert(format!("buildx.build.provenance{several}"), provenance.clone());
     }
     members.insert("buildx.build.ref".into(), json!(build_ref));
-    if let Some(config_digest) = &result.config_digest {
-        members.insert("containerimage.config.digest".into(), json!(config_digest));
-    }
-    let mut descriptor = json!({
-        "mediaType": result.manifest_media_type,
-        "digest": result.manifest_digest,
-        "size": result.manifest_bytes,
-    });
-    // of one image, and not of an index
-    if let ([(platform, _)], Some(_)) = (result.provenance.as_slice(), &result.config_digest) {
-        descriptor["platform"] = json!(platform);
-    }
-    members.insert("containerimage.descriptor".into(), descriptor);
-    members.insert("containerimage.digest".into(), json!(result.manifest_digest));
-    if !names.is_empty() {
-        members.insert("image.name".into(), json!(names.join(",")));
+    if let Some(exported) = &result.exported {
+        if let Some(config_digest) = &exported.config_digest {
+            members.insert("containerimage.config.digest".into(), json!(config_digest));
+        }
+        members.insert("containerimage.descriptor".into(), json!(exported.listed));
+        members.insert("containerimage.digest".into(), json!(exported.listed.digest));
+        if !exported.names.is_empty() {
+            members.insert("image.name".into(), json!(exported.names.join(",")));
+        }
     }
     Value::Object(members)
 }
@@ -87,18 +80,24 @@ fn build_ref(now: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builder::{Descriptor, ExportedImage};
 
     #[test]
     fn the_keys_are_those_of_buildx() {
         let digest = Digest::of(b"x");
         let result = BuildResult {
-            image_id: digest,
-            config_digest: Some(digest),
-            manifest_media_type: "application/vnd.oci.image.manifest.v1+json".into(),
-            manifest_digest: digest,
-            manifest_bytes: 7,
+            image_id: Some(digest),
+            exported: Some(ExportedImage {
+                listed: Descriptor {
+                    platform: Some("linux/amd64".parse().expect("valid")),
+                    annotations: [("org.opencontainers.image.created".to_owned(), "2026-01-01T00:00:00Z".to_owned())].into(),
+                    ..Descriptor::new("application/vnd.oci.image.manifest.v1+json", digest, 7)
+                },
+                config_digest: Some(digest),
+                names: vec!["docker.io/library/a:latest".into(), "docker.io/library/b:1".into()],
+            }),
             provenance: vec![("linux/amd64".parse().expect("valid"), json!({"builder": {"id": ""}}))],
-            names: vec!["a".parse().expect("valid"), "b:1".parse().expect("valid")],
+            names: Vec::new(),
             written: Vec::new(),
             ran_steps: 0,
             cached_steps: 0,
@@ -114,6 +113,9 @@ mod tests {
   "buildx.build.ref": "r",
   "containerimage.config.digest": "{digest}",
   "containerimage.descriptor": {{
+    "annotations": {{
+      "org.opencontainers.image.created": "2026-01-01T00:00:00Z"
+    }},
     "digest": "{digest}",
     "mediaType": "application/vnd.oci.image.manifest.v1+json",
     "platform": {{
@@ -127,6 +129,10 @@ mod tests {
 }}"#
         );
         assert_eq!(format!("{:#}", metadata(&result, "r")), expected);
+        // plain files are no image
+        let files = BuildResult { exported: None, ..result };
+        let Value::Object(members) = metadata(&files, "r") else { panic!("no object") };
+        assert_eq!(members.keys().collect::<Vec<_>>(), ["buildx.build.provenance", "buildx.build.ref"]);
     }
 
     #[test]

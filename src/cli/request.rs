@@ -74,6 +74,7 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
         build_args: problems.some("--build-arg", &args.build_args, |text| values::build_arg(text, environment)),
         labels: problems.all("--label", &args.labels, values::label),
         tags: problems.all("--tag", &args.tags, tag),
+        tags_as_written: args.tags.clone(),
         platforms: platforms(&args.platforms, environment, problems),
         no_cache: no_cache(args.no_cache, args.no_cache_filter),
         cache_from: Vec::new(),

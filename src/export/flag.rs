@@ -182,6 +182,7 @@ impl Reader {
                 for name in value.split(',').filter(|name| !name.is_empty()) {
                     let parsed = name.parse().map_err(|reason| OutputError::BadName { name: name.to_owned(), reason })?;
                     output.names.push(parsed);
+                    output.names_as_written.push(name.to_owned());
                     let last = name.rsplit('/').next().unwrap_or_default();
                     if last.contains(':') {
                         self.tagged.get_or_insert(name.to_owned());

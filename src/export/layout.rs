@@ -131,14 +131,26 @@ fn other_entries(directory: &Path, new: &[Descriptor]) -> Result<Vec<Descriptor>
 }
 
 /// One entry per name, one without a name if there is none.
-fn index_entries(artifact: &Artifact, names: &[ImageRef], annotations: &[Annotation]) -> Vec<Descriptor> {
-    let mut plain = artifact.root.clone();
+/// The root of `artifact` as an index would list it.
+pub(super) fn listed(artifact: &Artifact, annotations: &[Annotation]) -> Descriptor {
+    let mut root = artifact.root.clone();
+    let place = if artifact.index.is_some() { Place::IndexDescriptor } else { Place::ManifestDescriptor };
+    root.annotations.extend(annotation::select(annotations, place, artifact.root.platform.as_ref()));
+    root
+}
+
+/// The same as archives list it.
+pub(super) fn listed_with_time(artifact: &Artifact, annotations: &[Annotation]) -> Descriptor {
+    let mut root = listed(artifact, annotations);
     if let Some(created) = artifact.images.iter().filter_map(|image| image.created.as_ref()).max() {
         // BuildKit writes the time of the export, which no second run could repeat
-        plain.annotations.insert(CREATED.to_owned(), created.clone());
+        root.annotations.entry(CREATED.to_owned()).or_insert_with(|| created.clone());
     }
-    let place = if artifact.index.is_some() { Place::IndexDescriptor } else { Place::ManifestDescriptor };
-    plain.annotations.extend(annotation::select(annotations, place, artifact.root.platform.as_ref()));
+    root
+}
+
+fn index_entries(artifact: &Artifact, names: &[ImageRef], annotations: &[Annotation]) -> Vec<Descriptor> {
+    let plain = listed_with_time(artifact, annotations);
     if names.is_empty() {
         return vec![plain];
     }

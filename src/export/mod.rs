@@ -201,6 +201,8 @@ pub enum LayerOrigin {
 pub struct Exported {
     /// What was written; `None` for plain files.
     pub artifact: Option<Artifact>,
+    /// Its root as an index lists it: with a time in archives, and with annotations; `None` for plain files.
+    pub listed: Option<Descriptor>,
     /// Where it went, in words; empty for stdout.
     pub written: String,
 }
@@ -241,18 +243,20 @@ pub fn export(
 ) -> Result<Exported, ExportError> {
     let mut built = built.clone();
     built.epoch = output.epoch.or(built.epoch);
-    if !output.names.is_empty() {
+    // as buildx has it, `-t` counts more than `name=`
+    if built.names.is_empty() {
         built.names.clone_from(&output.names);
     }
     let prepare = || blobs::compressed(&built, store, &output.layers, &output.annotations);
     let names = &built.names;
     match &output.kind {
-        OutputKind::Nothing => Ok(Exported { artifact: None, written: String::new() }),
+        OutputKind::Nothing => Ok(Exported { artifact: None, listed: None, written: String::new() }),
         OutputKind::Image => {
             let stored = to_store(store, &built, &output.annotations, now_secs)?;
             // what is pushed is what the caller is told of
             let artifact = if output.push.is_some() { prepare()? } else { stored };
-            Ok(Exported { artifact: Some(artifact), written: String::new() })
+            let listed = Some(layout::listed(&artifact, &output.annotations));
+            Ok(Exported { artifact: Some(artifact), listed, written: String::new() })
         }
         OutputKind::OciArchive(destination) | OutputKind::DockerArchive(destination) => {
             let artifact = prepare()?;
@@ -260,29 +264,32 @@ pub fn export(
             let files = layout::files(store, &artifact, names, &output.annotations);
             sink::write(destination, stdout, |out| layout::write_archive(&files, out))?;
             let what = if docker { "docker archive" } else { "OCI archive" };
-            Ok(Exported { artifact: Some(artifact), written: say(what, destination) })
+            let listed = Some(layout::listed_with_time(&artifact, &output.annotations));
+            Ok(Exported { artifact: Some(artifact), listed, written: say(what, destination) })
         }
         OutputKind::OciDirectory(path) => {
             let artifact = prepare()?;
             let files = layout::files(store, &artifact, names, &output.annotations);
             layout::write_directory(&files, path)?;
-            Ok(Exported { artifact: Some(artifact), written: format!("OCI layout in {}", path.display()) })
+            let listed = Some(layout::listed_with_time(&artifact, &output.annotations));
+            Ok(Exported { artifact: Some(artifact), listed, written: format!("OCI layout in {}", path.display()) })
         }
         OutputKind::Load => {
             let artifact = prepare()?;
             let files = layout::files(store, &artifact, names, &output.annotations);
             let written = daemon::load(|out| layout::write_archive(&files, out))?;
-            Ok(Exported { artifact: Some(artifact), written })
+            let listed = Some(layout::listed_with_time(&artifact, &output.annotations));
+            Ok(Exported { artifact: Some(artifact), listed, written })
         }
         OutputKind::Files(path) => {
             let parts = files::parts(store, &built, &output.files, now_secs)?;
             tree::write_directories(&parts, built.epoch, path, output.files.stale)?;
-            Ok(Exported { artifact: None, written: format!("files in {}", path.display()) })
+            Ok(Exported { artifact: None, listed: None, written: format!("files in {}", path.display()) })
         }
         OutputKind::FilesArchive(destination) => {
             let parts = files::parts(store, &built, &output.files, now_secs)?;
             sink::write(destination, stdout, |out| tree::write_archives(&parts, built.epoch, out))?;
-            Ok(Exported { artifact: None, written: say("tar of the files", destination) })
+            Ok(Exported { artifact: None, listed: None, written: say("tar of the files", destination) })
         }
     }
 }

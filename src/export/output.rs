@@ -14,8 +14,10 @@ use crate::reference::ImageRef;
 pub struct Output {
     /// What.
     pub kind: OutputKind,
-    /// Names that replace those of `-t`.
+    /// `name=`: the image's names where `-t` gives none.
     pub names: Vec<ImageRef>,
+    /// The same as they were written.
+    pub names_as_written: Vec<String>,
     /// How layers are compressed.
     pub layers: LayerOptions,
     /// Times later than this (seconds since 1970) become it; replaces the build's `SOURCE_DATE_EPOCH`.
@@ -118,6 +120,7 @@ impl Output {
         Output {
             kind: OutputKind::Image,
             names: Vec::new(),
+            names_as_written: Vec::new(),
             layers: LayerOptions {
                 encoding: Compression::Gzip.into(),
                 scope: Scope::Own,
