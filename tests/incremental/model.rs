@@ -175,7 +175,7 @@ impl Model {
                 word
             }
         };
-        let changes = format!("{:?} {output:?} {:?}", tree.layers, gone.first());
+        let changes = format!("{:?} {id} {output:?} {:?}", tree.layers, gone.first());
         let adoptable = &mut self.adoptable;
         let layer = match self.results.get(&key) {
             Some(layer) => layer.clone(),
