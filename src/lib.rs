@@ -21,7 +21,9 @@
 // words: values that everything speaks
 pub mod diagnostic;
 pub mod digest;
+pub mod duration;
 pub mod event;
+pub mod fields;
 pub mod reference;
 
 // meaning: pure; text to graph, graph to image

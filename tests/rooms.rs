@@ -43,7 +43,9 @@ const ROOMS: &[Room] = &[
     room("digest", Words, Blocks, &[]),
     room("reference", Words, Blocks, &[]),
     room("diagnostic", Words, Blocks, &[]),
+    room("duration", Words, Blocks, &[]),
     room("event", Words, Blocks, &[]),
+    room("fields", Words, Blocks, &[]),
     // pure: text to graph, graph to image
     room("dockerfile", Meaning, Blocks, &[]),
     room("graph", Meaning, Blocks, &[]),

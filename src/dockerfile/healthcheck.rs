@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::arguments::{Context, at_least_one, command};
 use super::ast::{Command, Healthcheck};
-use super::duration;
 use super::flags::Flags;
 use super::keyword::Keyword;
 use super::lines::Text;
 use super::words::FlagWord;
 use crate::diagnostic::{Diagnostic, Span};
+use crate::duration;
 
 /// The shortest duration other than zero that is accepted.
 const SHORTEST: Duration = Duration::from_millis(1);

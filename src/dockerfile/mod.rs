@@ -10,7 +10,6 @@
 
 pub mod ast;
 pub mod check;
-pub mod duration;
 pub mod expand;
 pub mod ignore;
 pub mod mount;

@@ -7,56 +7,16 @@ use super::annotation::{Annotation, AnnotationError};
 use super::files::Stale;
 use super::output::{Destination, FileTimes, Output, OutputKind, Push, Scope};
 use super::push::PushBy;
-use crate::diagnostic::nearest;
+use crate::fields::{self, FieldError, Kinds, bad, boolean};
 use crate::image::Dialect;
 use crate::layer::{Compression, Encoding};
-use crate::reference::BadReference;
 
 /// Why a text is no output.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OutputError {
-    /// Quotes that do not match, an empty field, a field without `=`.
-    #[error("`{0}` is not `key=value`")]
-    Syntax(String),
-    /// No `type=`.
-    #[error("an output needs `type=`: one of {}", TYPES.join(", "))]
-    NoType,
-    /// No such type.
-    #[error("unknown output type `{word}`{}", hint(*.nearest))]
-    UnknownType {
-        /// As written.
-        word: String,
-        /// What may have been meant.
-        nearest: Option<&'static str>,
-    },
-    /// No such key for this type.
-    #[error("unknown key `{key}` for `type={kind}`{}", hint(*.nearest))]
-    UnknownKey {
-        /// As written.
-        key: String,
-        /// The type.
-        kind: &'static str,
-        /// What may have been meant.
-        nearest: Option<&'static str>,
-    },
-    /// A value that the key cannot have.
-    #[error("`{key}={value}` is not valid: {expected} is expected")]
-    BadValue {
-        /// The key.
-        key: String,
-        /// As written.
-        value: String,
-        /// What would be right.
-        expected: &'static str,
-    },
-    /// A name of an image that is none.
-    #[error("`name={name}` is not valid: {reason}")]
-    BadName {
-        /// As written.
-        name: String,
-        /// Why.
-        reason: BadReference,
-    },
+    /// A word that is not understood.
+    #[error(transparent)]
+    Field(#[from] FieldError),
     /// An annotation that cannot be.
     #[error(transparent)]
     Annotation(#[from] AnnotationError),
@@ -81,11 +41,7 @@ pub enum OutputError {
     },
 }
 
-fn hint(nearest: Option<&str>) -> String {
-    nearest.map(|word| format!("; did you mean `{word}`?")).unwrap_or_default()
-}
-
-const TYPES: [&str; 7] = ["image", "registry", "oci", "docker", "local", "tar", "cacheonly"];
+const KINDS: Kinds = Kinds { noun: "output", types: &["image", "registry", "oci", "docker", "local", "tar", "cacheonly"] };
 const IMAGE_KEYS: [&str; 21] = [
     "name",
     "compression",
@@ -117,28 +73,19 @@ impl Output {
     /// # Errors
     /// Any word that is not understood; nothing is ignored silently but what has no meaning here (`unpack`, `store`).
     pub fn parse(text: &str) -> Result<Output, OutputError> {
-        let fields = split(text)?;
+        let fields = fields::split(text)?;
         if let [field] = fields.as_slice()
             && !field.contains('=')
         {
             let kind = match field.as_str() {
                 "-" => OutputKind::FilesArchive(Destination::Stdout),
-                "" => return Err(OutputError::NoType),
+                "" => return Err(FieldError::NoType { kinds: KINDS }.into()),
                 directory => OutputKind::Files(directory.into()),
             };
             return Ok(Output { kind, ..Output::store() });
         }
-        let mut pairs = Vec::new();
-        for field in fields {
-            let (key, value) = field.split_once('=').ok_or_else(|| OutputError::Syntax(field.clone()))?;
-            pairs.push((key.trim().to_lowercase(), value.to_owned()));
-        }
-        let word = pairs.iter().rev().find(|(key, _)| key == "type").map(|(_, value)| value.as_str());
-        let word = word.ok_or(OutputError::NoType)?;
-        let kind = TYPES.into_iter().find(|kind| *kind == word);
-        let Some(kind) = kind else {
-            return Err(OutputError::UnknownType { word: word.to_owned(), nearest: nearest(word, TYPES) });
-        };
+        let pairs = fields::pairs(&fields)?;
+        let kind = KINDS.of(&pairs)?;
         Reader::new(kind).read(pairs)
     }
 }
@@ -180,8 +127,7 @@ impl Reader {
             "tar" => self.directory = !boolean(&key, &value)?,
             "name" => {
                 for name in value.split(',').filter(|name| !name.is_empty()) {
-                    let parsed = name.parse().map_err(|reason| OutputError::BadName { name: name.to_owned(), reason })?;
-                    output.names.push(parsed);
+                    output.names.push(fields::image_ref("name", name)?);
                     output.names_as_written.push(name.to_owned());
                     let last = name.rsplit('/').next().unwrap_or_default();
                     if last.contains(':') {
@@ -195,11 +141,11 @@ impl Reader {
                     "gzip" => Compression::Gzip,
                     "zstd" => Compression::Zstd,
                     "estargz" => Compression::Estargz,
-                    _ => return Err(bad(key, value, "`uncompressed`, `gzip`, `zstd` or `estargz`")),
+                    _ => return Err(bad(&key, &value, "`uncompressed`, `gzip`, `zstd` or `estargz`").into()),
                 }
             }
             "compression-level" => {
-                let level = value.parse().map_err(|_| bad(key, value, "a number"))?;
+                let level = value.parse().map_err(|_| bad(&key, &value, "a number"))?;
                 output.layers.encoding.level = Some(level);
             }
             "force-compression" => output.layers.scope = if boolean(&key, &value)? { Scope::All } else { Scope::Own },
@@ -208,7 +154,7 @@ impl Reader {
                 output.layers.times = if limit { FileTimes::LimitToEpoch } else { FileTimes::Keep };
             }
             "source-date-epoch" => {
-                let epoch = value.parse().map_err(|_| bad(key, value, "a number of seconds since 1970"))?;
+                let epoch = value.parse().map_err(|_| bad(&key, &value, "a number of seconds since 1970"))?;
                 output.epoch = Some(epoch);
             }
             "push" => self.push = boolean(&key, &value)?,
@@ -223,8 +169,8 @@ impl Reader {
                 output.files.stale = match value.trim().to_lowercase().as_str() {
                     "" | "copy" => Stale::Keep,
                     "delete" if self.kind == "local" => Stale::Delete,
-                    "delete" => return Err(bad(key, value, "for a tar, `copy`")),
-                    _ => return Err(bad(key, value, "`copy` or `delete`")),
+                    "delete" => return Err(bad(&key, &value, "for a tar, `copy`").into()),
+                    _ => return Err(bad(&key, &value, "`copy` or `delete`").into()),
                 }
             }
             _ if key.starts_with("annotation") => {
@@ -249,7 +195,7 @@ impl Reader {
             return Ok(());
         }
         let candidates = known.iter().copied().chain(matches!(self.kind, "oci" | "docker").then_some("tar"));
-        Err(OutputError::UnknownKey { key: key.to_owned(), kind: self.kind, nearest: nearest(key, candidates) })
+        Err(fields::unknown_key(key, self.kind, candidates).into())
     }
 
     fn finish(mut self) -> Result<Output, OutputError> {
@@ -265,7 +211,7 @@ impl Reader {
         let Encoding { compression, level } = self.output.layers.encoding;
         let is_gzip = matches!(compression, Compression::Gzip | Compression::Estargz);
         if is_gzip && level.is_some_and(|level| !(0..=9).contains(&level)) {
-            return Err(bad("compression-level".to_owned(), level.unwrap_or_default().to_string(), "for gzip, 0 to 9"));
+            return Err(bad("compression-level", &level.unwrap_or_default().to_string(), "for gzip, 0 to 9").into());
         }
         // as BuildKit has it: Docker's own types know no zstd, and their descriptors no annotations
         if matches!(compression, Compression::Zstd | Compression::Estargz) {
@@ -297,62 +243,9 @@ impl Reader {
     fn destination(&self) -> Result<Option<Destination>, OutputError> {
         match self.dest.as_deref() {
             None => Ok(None),
-            Some("") => Err(bad("dest".to_owned(), String::new(), "a path")),
+            Some("") => Err(bad("dest", "", "a path").into()),
             Some("-") => Ok(Some(Destination::Stdout)),
             Some(path) => Ok(Some(Destination::File(path.into()))),
-        }
-    }
-}
-
-fn bad(key: String, value: String, expected: &'static str) -> OutputError {
-    OutputError::BadValue { key, value, expected }
-}
-
-/// Go's `strconv.ParseBool`, which buildx reads these with.
-fn boolean(key: &str, value: &str) -> Result<bool, OutputError> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(bad(key.to_owned(), value.to_owned(), "`true` or `false`")),
-    }
-}
-
-/// Splits at commas; a field in double quotes may hold commas, and quotes doubled (RFC 4180).
-fn split(text: &str) -> Result<Vec<String>, OutputError> {
-    let mut fields = Vec::new();
-    let mut rest = text;
-    loop {
-        let field;
-        (field, rest) = match rest.strip_prefix('"') {
-            Some(quoted) => quoted_field(quoted).ok_or_else(|| OutputError::Syntax(text.to_owned()))?,
-            None => {
-                let end = rest.find(',').unwrap_or(rest.len());
-                (rest[..end].to_owned(), &rest[end..])
-            }
-        };
-        fields.push(field);
-        match rest.strip_prefix(',') {
-            Some(next) => rest = next,
-            None if rest.is_empty() => return Ok(fields),
-            None => return Err(OutputError::Syntax(text.to_owned())),
-        }
-    }
-}
-
-/// The field up to its closing quote, and what follows it.
-fn quoted_field(text: &str) -> Option<(String, &str)> {
-    let mut field = String::new();
-    let mut rest = text;
-    loop {
-        let end = rest.find('"')?;
-        field.push_str(&rest[..end]);
-        rest = &rest[end + 1..];
-        match rest.strip_prefix('"') {
-            Some(more) => {
-                field.push('"');
-                rest = more;
-            }
-            None => return Some((field, rest)),
         }
     }
 }

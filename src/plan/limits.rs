@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::lowering::StageLowering;
 use crate::diagnostic::{Diagnostic, Source, Spanned};
-use crate::dockerfile::{Run, duration};
+use crate::dockerfile::Run;
+use crate::duration;
 use crate::graph::{Limits, Retry, RetryWhen};
 
 /// Why a limit cannot be read.
