@@ -518,10 +518,10 @@ pub struct BuildArgs {
     /// Statements about the image, such as type=provenance,mode=max or type=sbom
     #[arg(long, value_name = "TYPE=...")]
     pub attest: Vec<String>,
-    /// Cache to use: type=registry,ref=NAME or NAME, type=local,src=DIR, type=s3,bucket=NAME; may be repeated
+    /// Cache to use: type=registry,ref=NAME or NAME, type=local,src=DIR, type=s3,…, type=azblob,…, type=gha; may be repeated
     #[arg(long, value_name = "TYPE=...")]
     pub cache_from: Vec<String>,
-    /// Cache to write: type=registry,ref=NAME, type=local,dest=DIR or type=s3,bucket=NAME, and mode=min|max; may be repeated
+    /// Cache to write: type=registry,ref=NAME, type=local,dest=DIR, s3, azblob, gha or inline, and mode=min|max; may be repeated
     #[arg(long, value_name = "TYPE=...")]
     pub cache_to: Vec<String>,
     /// Control group that holds the RUN steps; made where it is missing

@@ -283,7 +283,7 @@ impl Response {
 
     /// The answer as an error, with the first words of its body where they are words: a registry's error list, or plain text.
     pub async fn into_status_error(self) -> RegistryError {
-        let (url, status) = (self.url.to_string(), self.status.as_u16());
+        let (url, status) = (self.url_for_people(), self.status.as_u16());
         let body = self.bytes(64 << 10).await.ok().flatten().unwrap_or_default();
         RegistryError::Status { url, status, message: failure::words(&body) }
     }

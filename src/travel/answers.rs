@@ -41,6 +41,18 @@ impl Answers {
         self.stacks.entry(stack).or_default().extend(testimony);
     }
 
+    /// Adds what only `other` knows.
+    pub fn extend(&mut self, other: Answers) {
+        for (key, digest) in other.memos {
+            self.memos.entry(key).or_insert(digest);
+        }
+        for (stack, mut testimony) in other.stacks {
+            // the last word counts
+            testimony.extend(self.stacks.remove(&stack).unwrap_or_default());
+            self.stacks.insert(stack, testimony);
+        }
+    }
+
     /// The document's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         pack(self)

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 
 use super::TravelError;
-use super::flag::BucketAddress;
+use super::address::BucketAddress;
 use super::sign::{Asked, escaped, path_of};
 use crate::digest::Digest;
 use crate::image::Descriptor;

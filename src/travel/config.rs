@@ -61,6 +61,21 @@ pub enum BadConfig {
 }
 
 impl Contents {
+    /// Adds what only `other` knows.
+    pub fn extend(&mut self, other: Contents) {
+        for (key, record) in other.records {
+            self.records.entry(key).or_insert(record);
+        }
+        for (diff_id, offer) in other.layers {
+            let known = self.layers.entry(diff_id).or_insert_with(|| offer.clone());
+            known.blob = known.blob.take().or(offer.blob);
+        }
+        for (name, offer) in other.mounts {
+            self.mounts.entry(name).or_insert(offer);
+        }
+        self.answers = self.answers.take().or(other.answers);
+    }
+
     /// The document's bytes: equal contents give equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let numbers: HashMap<&DiffId, usize> =

@@ -2,14 +2,16 @@
 //!
 //! Source of the forms: docker/buildx, `docs/reference/buildx_build.md`; of the keys: moby/buildkit, `README.md`, "Cache".
 
-use std::path::PathBuf;
+use std::time::Duration;
 
+use super::address::{ActionsAddress, Address, BucketAddress, ContainerAddress};
+use super::azure::AccountKey;
 use super::sign::Keys;
-use crate::diagnostic::nearest;
-use crate::digest::Digest;
+use crate::duration;
+use crate::fields::{self, FieldError, Kinds};
 use crate::image::Dialect;
 use crate::layer::{Compression, Encoding};
-use crate::reference::{BadReference, ImageRef};
+use crate::registry::base64;
 
 /// A cache to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,54 +39,6 @@ pub struct CacheTarget {
     pub mounts: Mounts,
     /// `ignore-error=`.
     pub on_failure: OnFailure,
-}
-
-/// Where a cache is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// An OCI layout.
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// The name in its index.
-        tag: String,
-        /// `digest=`: what to read whatever the name stands for.
-        digest: Option<Digest>,
-    },
-    /// A repository.
-    Registry {
-        /// Its name and tag.
-        image_ref: ImageRef,
-        /// `registry.insecure=`.
-        insecure: bool,
-    },
-    /// A bucket.
-    Bucket(Box<BucketAddress>),
-    /// The config of the image that is built.
-    Image,
-}
-
-/// A bucket of S3, and where in it the cache is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BucketAddress {
-    /// Its name.
-    pub bucket: String,
-    /// Where Amazon has it.
-    pub region: String,
-    /// Another server: `http(s)://HOST[:PORT]`.
-    pub endpoint: Option<String>,
-    /// Whether that server wants the bucket in the path rather than in its name.
-    pub path_style: bool,
-    /// Before all names.
-    pub prefix: String,
-    /// Before the names of documents.
-    pub manifests_prefix: String,
-    /// Before the names of blobs.
-    pub blobs_prefix: String,
-    /// The cache's own; the first is read. At least one.
-    pub names: Vec<String>,
-    /// Who asks; nobody in particular without.
-    pub keys: Option<Keys>,
 }
 
 /// `mode=`.
@@ -128,30 +82,9 @@ pub enum OnFailure {
 /// Why a text is no cache.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FlagError {
-    /// A field without `=`.
-    #[error("`{0}` is not `key=value`")]
-    Syntax(String),
-    /// No `type=`.
-    #[error("a cache needs `type=`: one of {}", TYPES.join(", "))]
-    NoType,
-    /// No such type.
-    #[error("unknown cache type `{word}`{}", hint(*.nearest))]
-    UnknownType {
-        /// As written.
-        word: String,
-        /// What may have been meant.
-        nearest: Option<&'static str>,
-    },
-    /// No such key for this type.
-    #[error("unknown key `{key}` for `type={kind}`{}", hint(*.nearest))]
-    UnknownKey {
-        /// As written.
-        key: String,
-        /// The type.
-        kind: &'static str,
-        /// What may have been meant.
-        nearest: Option<&'static str>,
-    },
+    /// A word that is not understood.
+    #[error(transparent)]
+    Field(#[from] FieldError),
     /// A key that has to be there.
     #[error("`type={kind}` needs `{key}=`{}", variable_hint(*.variable))]
     Missing {
@@ -162,38 +95,16 @@ pub enum FlagError {
         /// The variable that would do as well.
         variable: Option<&'static str>,
     },
-    /// A value that the key cannot have.
-    #[error("`{key}={value}` is not valid: {expected} is expected")]
-    BadValue {
-        /// The key.
-        key: String,
-        /// As written.
-        value: String,
-        /// What would be right.
-        expected: &'static str,
-    },
-    /// A name that is none.
-    #[error("`ref={name}` is not valid: {reason}")]
-    BadName {
-        /// As written.
-        name: String,
-        /// Why.
-        reason: BadReference,
-    },
 }
 
 fn variable_hint(variable: Option<&str>) -> String {
     variable.map(|name| format!(" (or the variable `{name}`)")).unwrap_or_default()
 }
 
-fn hint(nearest: Option<&str>) -> String {
-    nearest.map(|word| format!("; did you mean `{word}`?")).unwrap_or_default()
-}
-
-const TYPES: [&str; 6] = ["registry", "local", "inline", "s3", "gha", "azblob"];
-const REGISTRY_KEYS: [&str; 2] = ["ref", "registry.insecure"];
-const LOCAL_KEYS: [&str; 4] = ["src", "dest", "tag", "digest"];
-const BUCKET_KEYS: [&str; 16] = [
+const KINDS: Kinds = Kinds { noun: "cache", types: &["registry", "local", "inline", "s3", "gha", "azblob"] };
+const REGISTRY_KEYS: &[&str] = &["ref", "registry.insecure"];
+const LOCAL_KEYS: &[&str] = &["src", "dest", "tag", "digest"];
+const BUCKET_KEYS: &[&str] = &[
     "bucket",
     "region",
     "endpoint_url",
@@ -212,8 +123,22 @@ const BUCKET_KEYS: [&str; 16] = [
     "retry_mode",
     "retry_max_attempts",
 ];
+const CONTAINER_KEYS: &[&str] =
+    &["account_url", "account_name", "container", "prefix", "manifests_prefix", "blobs_prefix", "name", "secret_access_key"];
+const ACTIONS_KEYS: &[&str] = &[
+    "url_v2",
+    "token",
+    "scope",
+    "timeout",
+    // the first version of the service, which is no more
+    "url",
+    "version",
+    // whom BuildKit asks which blobs are there
+    "ghtoken",
+    "repository",
+];
 /// How a cache is written, whatever its type.
-const WRITING_KEYS: [&str; 8] = [
+const WRITING_KEYS: &[&str] = &[
     "mode",
     "mounts",
     "image-manifest",
@@ -244,7 +169,7 @@ impl CacheSource {
     /// Any word that is not understood.
     pub fn read(fields: &[String], variable: &Variables<'_>) -> Result<Asked<CacheSource>, FlagError> {
         let fields = Fields::read(fields)?;
-        if let Some(ignored) = fields.unavailable("--cache-from") {
+        if let Some(ignored) = fields.unavailable("--cache-from", variable) {
             return Ok(Asked::Ignored(ignored));
         }
         // buildx takes one text for both flags, so what is about writing may stand here
@@ -260,27 +185,27 @@ impl CacheTarget {
     /// Any word that is not understood.
     pub fn read(fields: &[String], variable: &Variables<'_>) -> Result<Asked<CacheTarget>, FlagError> {
         let fields = Fields::read(fields)?;
-        if let Some(ignored) = fields.unavailable("--cache-to") {
+        if let Some(ignored) = fields.unavailable("--cache-to", variable) {
             return Ok(Asked::Ignored(ignored));
         }
         let mode = match fields.value("mode").map(str::to_lowercase).as_deref() {
             None | Some("" | "min") => Mode::Min,
             Some("max") => Mode::Max,
-            Some(value) => return Err(bad("mode", value, "`min` or `max`")),
+            Some(value) => return Err(fields::bad("mode", value, "`min` or `max`").into()),
         };
         let compression = match fields.value("compression") {
             None | Some("gzip") => Compression::Gzip,
             Some("zstd") => Compression::Zstd,
             Some("uncompressed") => Compression::None,
             Some("estargz") => Compression::Estargz,
-            Some(value) => return Err(bad("compression", value, "`uncompressed`, `gzip`, `estargz` or `zstd`")),
+            Some(value) => return Err(fields::bad("compression", value, "`uncompressed`, `gzip`, `estargz` or `zstd`").into()),
         };
         let level = fields.value("compression-level");
-        let level = level.map(|text| text.parse().map_err(|_| bad("compression-level", text, "a number"))).transpose()?;
+        let level = level.map(|text| text.parse().map_err(|_| fields::bad("compression-level", text, "a number"))).transpose()?;
         let dialect = if fields.boolean("oci-mediatypes")?.unwrap_or(true) { Dialect::Oci } else { Dialect::Docker };
         let as_manifest = fields.boolean("image-manifest")?.unwrap_or(dialect == Dialect::Oci);
         if as_manifest && dialect == Dialect::Docker {
-            return Err(bad("image-manifest", "true", "with `oci-mediatypes=false`, `false`"));
+            return Err(fields::bad("image-manifest", "true", "with `oci-mediatypes=false`, `false`").into());
         }
         Ok(Asked::Known(CacheTarget {
             address: fields.address("dest", variable)?,
@@ -311,56 +236,49 @@ impl Fields {
             && !name.contains('=')
         {
             if name.is_empty() {
-                return Err(FlagError::NoType);
+                return Err(FieldError::NoType { kinds: KINDS }.into());
             }
             return Ok(Fields { kind: "registry", pairs: vec![("ref".to_owned(), name.clone())] });
         }
-        let mut pairs = Vec::new();
-        for field in fields {
-            let (key, value) = field.split_once('=').ok_or_else(|| FlagError::Syntax(field.clone()))?;
-            pairs.push((key.trim().to_lowercase(), value.to_owned()));
-        }
-        let word = pairs.iter().rev().find(|(key, _)| key == "type").map(|(_, value)| value.as_str());
-        let word = word.filter(|word| !word.is_empty()).ok_or(FlagError::NoType)?;
-        let kind = TYPES.into_iter().find(|kind| *kind == word);
-        let Some(kind) = kind else {
-            return Err(FlagError::UnknownType { word: word.to_owned(), nearest: nearest(word, TYPES) });
+        let pairs = fields::pairs(fields)?;
+        let kind = KINDS.of(&pairs)?;
+        let own = match kind {
+            "registry" => REGISTRY_KEYS,
+            "local" => LOCAL_KEYS,
+            "s3" => BUCKET_KEYS,
+            "azblob" => CONTAINER_KEYS,
+            "gha" => ACTIONS_KEYS,
+            _ => &[],
         };
-        let own: &[&str] = match kind {
-            "registry" => &REGISTRY_KEYS,
-            "local" => &LOCAL_KEYS,
-            "inline" => &[],
-            "s3" => &BUCKET_KEYS,
-            // what is not available has its keys elsewhere
-            _ => return Ok(Fields { kind, pairs }),
-        };
-        let known = || own.iter().copied().chain(WRITING_KEYS).chain(["type"]);
-        for (key, _) in &pairs {
-            if !known().any(|word| word == key) {
-                return Err(FlagError::UnknownKey { key: key.clone(), kind, nearest: nearest(key, known()) });
-            }
+        let known = || own.iter().chain(WRITING_KEYS).copied().chain(["type"]);
+        match pairs.iter().find(|(key, _)| !known().any(|word| word == key)) {
+            Some((key, _)) => Err(fields::unknown_key(key, kind, known()).into()),
+            None => Ok(Fields { kind, pairs }),
         }
-        Ok(Fields { kind, pairs })
     }
 
-    /// Why a type that BuildKit has is left out.
-    fn unavailable(&self, flag: &str) -> Option<String> {
-        let kind = self.kind;
-        match kind {
-            "registry" | "local" | "s3" => None,
-            "inline" if flag == "--cache-to" => None,
-            "inline" => {
+    /// Why a cache that BuildKit has is left out.
+    fn unavailable(&self, flag: &str, variable: &Variables<'_>) -> Option<String> {
+        match self.kind {
+            "inline" if flag == "--cache-from" => {
                 Some(format!("`{flag} type=inline` is ignored: name the image that has the cache, `type=registry,ref=NAME`"))
             }
-            _ => {
-                Some(format!("`{flag} type={kind}` is ignored: croze has no such cache; `registry`, `local` and `s3` are there"))
-            }
+            // as by buildx, so that one command line is good in a workflow and out of it
+            "gha" if self.actions(variable).is_none() => Some(format!(
+                "`{flag} type=gha` is ignored: outside of GitHub Actions it takes `url_v2=` and `token=` \
+                 (or the variables `ACTIONS_RESULTS_URL` and `ACTIONS_RUNTIME_TOKEN`)"
+            )),
+            _ => None,
         }
     }
 
-    /// The last value counts.
     fn value(&self, key: &str) -> Option<&str> {
-        self.pairs.iter().rev().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+        fields::last(&self.pairs, key)
+    }
+
+    /// What is not empty.
+    fn text(&self, key: &str) -> Option<String> {
+        self.value(key).filter(|value| !value.is_empty()).map(str::to_owned)
     }
 
     fn required(&self, key: &'static str) -> Result<&str, FlagError> {
@@ -368,49 +286,50 @@ impl Fields {
         value.ok_or(FlagError::Missing { kind: self.kind, key, variable: None })
     }
 
-    fn boolean(&self, key: &str) -> Result<Option<bool>, FlagError> {
-        match self.value(key) {
-            None => Ok(None),
-            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
-            Some(value) => Err(bad(key, value, "`true` or `false`")),
-        }
+    fn boolean(&self, key: &str) -> Result<Option<bool>, FieldError> {
+        self.value(key).map(|value| fields::boolean(key, value)).transpose()
     }
 
     /// `path_key` names a directory's path.
     fn address(&self, path_key: &'static str, variable: &Variables<'_>) -> Result<Address, FlagError> {
-        if self.kind == "s3" {
-            return Ok(Address::Bucket(Box::new(self.bucket(variable)?)));
-        }
-        if self.kind == "inline" {
-            return Ok(Address::Image);
-        }
-        if self.kind == "local" {
-            let digest = self.value("digest").filter(|text| !text.is_empty());
-            let digest =
-                digest.map(|text| text.parse().map_err(|_| bad("digest", text, "`sha256:` and 64 digits"))).transpose()?;
-            return Ok(Address::Directory {
-                path: self.required(path_key)?.into(),
-                tag: self.value("tag").filter(|tag| !tag.is_empty()).unwrap_or("latest").to_owned(),
-                digest,
-            });
-        }
-        let name = self.required("ref")?;
-        let image_ref = name.parse().map_err(|reason| FlagError::BadName { name: name.to_owned(), reason })?;
-        Ok(Address::Registry { image_ref, insecure: self.boolean("registry.insecure")?.unwrap_or(false) })
+        Ok(match self.kind {
+            "s3" => Address::Bucket(Box::new(self.bucket(variable)?)),
+            "azblob" => Address::Container(Box::new(self.container(variable)?)),
+            "gha" => {
+                let missing = FlagError::Missing { kind: "gha", key: "token", variable: Some("ACTIONS_RUNTIME_TOKEN") };
+                Address::Actions(Box::new(self.timed(self.actions(variable).ok_or(missing)?)?))
+            }
+            "inline" => Address::Image,
+            "local" => {
+                let digest = self.text("digest").map(|text| {
+                    let parsed = text.parse();
+                    parsed.map_err(|_| fields::bad("digest", &text, "`sha256:` and 64 digits"))
+                });
+                Address::Directory {
+                    path: self.required(path_key)?.into(),
+                    tag: self.text("tag").unwrap_or_else(|| "latest".to_owned()),
+                    digest: digest.transpose()?,
+                }
+            }
+            _ => Address::Registry {
+                image_ref: fields::image_ref("ref", self.required("ref")?)?,
+                insecure: self.boolean("registry.insecure")?.unwrap_or(false),
+            },
+        })
     }
-}
 
-impl Fields {
+    /// `a;b`.
+    fn names(&self) -> Vec<String> {
+        self.text("name").unwrap_or_else(|| "buildkit".to_owned()).split(';').map(str::to_owned).collect()
+    }
+
     fn bucket(&self, variable: &Variables<'_>) -> Result<BucketAddress, FlagError> {
-        let text = |key: &str| self.value(key).filter(|value| !value.is_empty()).map(str::to_owned);
         let either = |key: &'static str, name: &'static str| {
             let missing = FlagError::Missing { kind: self.kind, key, variable: Some(name) };
-            text(key).or_else(|| variable(name)).ok_or(missing)
+            self.text(key).or_else(|| variable(name)).ok_or(missing)
         };
-        let names: Vec<String> = text("name").unwrap_or_else(|| "buildkit".to_owned()).split(';').map(str::to_owned).collect();
-        let keys = match (text("access_key_id"), text("secret_access_key")) {
-            (Some(id), Some(secret)) => Some(Keys { id, secret, token: text("session_token") }),
+        let keys = match (self.text("access_key_id"), self.text("secret_access_key")) {
+            (Some(id), Some(secret)) => Some(Keys { id, secret, token: self.text("session_token") }),
             _ => variable("AWS_ACCESS_KEY_ID").zip(variable("AWS_SECRET_ACCESS_KEY")).map(|(id, secret)| Keys {
                 id,
                 secret,
@@ -420,24 +339,74 @@ impl Fields {
         Ok(BucketAddress {
             bucket: either("bucket", "AWS_BUCKET")?,
             region: either("region", "AWS_REGION")?,
-            endpoint: text("endpoint_url").or_else(|| variable("AWS_ENDPOINT_URL")),
+            endpoint: self.text("endpoint_url").or_else(|| variable("AWS_ENDPOINT_URL")),
             path_style: self.boolean("use_path_style")?.unwrap_or(false),
-            prefix: text("prefix").unwrap_or_default(),
+            prefix: self.text("prefix").unwrap_or_default(),
             manifests_prefix: self.value("manifests_prefix").unwrap_or("manifests/").to_owned(),
             blobs_prefix: self.value("blobs_prefix").unwrap_or("blobs/").to_owned(),
-            names,
+            names: self.names(),
             keys,
         })
     }
+
+    fn container(&self, variable: &Variables<'_>) -> Result<ContainerAddress, FlagError> {
+        const URL: &str = "BUILDKIT_AZURE_STORAGE_ACCOUNT_URL";
+        let missing = FlagError::Missing { kind: self.kind, key: "account_url", variable: Some(URL) };
+        let url = self.text("account_url").or_else(|| variable(URL)).ok_or(missing)?;
+        let (account_url, signature) = match url.split_once('?') {
+            Some((base, query)) => (base.to_owned(), Some(query.to_owned())),
+            None => (url, None),
+        };
+        let host = account_url.split_once("://").map(|(_, rest)| rest).filter(|rest| !rest.is_empty());
+        let host = host.ok_or_else(|| fields::bad("account_url", &account_url, "`https://ACCOUNT.blob.core.windows.net`"))?;
+        let account = self.text("account_name").or_else(|| variable("BUILDKIT_AZURE_STORAGE_ACCOUNT_NAME"));
+        let account = account.unwrap_or_else(|| host.split(['.', ':', '/']).next().unwrap_or_default().to_owned());
+        let key = self.text("secret_access_key").map(|text| {
+            let bytes = base64::decode(&text);
+            // the key itself is nobody's to read
+            bytes.ok_or_else(|| fields::bad("secret_access_key", "…", "base64"))
+        });
+        Ok(ContainerAddress {
+            signature,
+            container: self
+                .text("container")
+                .or_else(|| variable("BUILDKIT_AZURE_STORAGE_CONTAINER"))
+                .unwrap_or_else(|| "buildkit-cache".to_owned()),
+            prefix: self.text("prefix").or_else(|| variable("BUILDKIT_AZURE_STORAGE_PREFIX")).unwrap_or_default(),
+            manifests_prefix: self.value("manifests_prefix").unwrap_or("manifests").to_owned(),
+            blobs_prefix: self.value("blobs_prefix").unwrap_or("blobs").to_owned(),
+            names: self.names(),
+            key: key.transpose()?.map(|key| AccountKey { account, key }),
+            account_url,
+        })
+    }
+
+    /// `None` without the service's place and a token.
+    fn actions(&self, variable: &Variables<'_>) -> Option<ActionsAddress> {
+        Some(ActionsAddress {
+            url: self.text("url_v2").or_else(|| variable("ACTIONS_RESULTS_URL"))?,
+            token: self.text("token").or_else(|| variable("ACTIONS_RUNTIME_TOKEN"))?,
+            scope: self.text("scope").unwrap_or_else(|| "buildkit".to_owned()),
+            timeout: TIMEOUT,
+        })
+    }
+
+    fn timed(&self, address: ActionsAddress) -> Result<ActionsAddress, FieldError> {
+        let Some(text) = self.text("timeout") else { return Ok(address) };
+        match duration::parse(&text) {
+            Some((timeout, false)) if !timeout.is_zero() => Ok(ActionsAddress { timeout, ..address }),
+            _ => Err(fields::bad("timeout", &text, "a duration such as `10m`")),
+        }
+    }
 }
 
-fn bad(key: &str, value: &str, expected: &'static str) -> FlagError {
-    FlagError::BadValue { key: key.to_owned(), value: value.to_owned(), expected }
-}
+/// BuildKit's for its questions to the service.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
 
     fn fields(text: &str) -> Vec<String> {
         text.split(',').map(str::to_owned).collect()
@@ -512,6 +481,43 @@ mod tests {
         assert_eq!(*found, expected);
     }
 
+    #[test]
+    fn a_container_is_named_by_its_url() {
+        let url = "https://mine.blob.core.windows.net";
+        let Ok(Asked::Known(CacheSource { address: Address::Container(found) })) =
+            from(&format!("type=azblob,account_url={url}?sig=x,prefix=p,secret_access_key=a2V5"))
+        else {
+            panic!("a container")
+        };
+        let expected = ContainerAddress {
+            account_url: url.into(),
+            signature: Some("sig=x".into()),
+            container: "buildkit-cache".into(),
+            prefix: "p".into(),
+            manifests_prefix: "manifests".into(),
+            blobs_prefix: "blobs".into(),
+            names: vec!["buildkit".into()],
+            key: Some(AccountKey { account: "mine".into(), key: b"key".to_vec() }),
+        };
+        assert_eq!(*found, expected);
+    }
+
+    #[test]
+    fn outside_of_a_workflow_its_cache_is_left_out() {
+        let Ok(Asked::Ignored(why)) = from("type=gha") else { panic!("ignored") };
+        assert!(why.starts_with("`--cache-from type=gha` is ignored: outside of GitHub Actions"), "{why}");
+        let variable = |name: &str| match name {
+            "ACTIONS_RESULTS_URL" => Some("https://results/".to_owned()),
+            "ACTIONS_RUNTIME_TOKEN" => Some("t".to_owned()),
+            _ => None,
+        };
+        let read = CacheSource::read(&fields("type=gha,scope=s,timeout=90s"), &variable);
+        let Ok(Asked::Known(CacheSource { address: Address::Actions(found) })) = read else { panic!("a service") };
+        let timeout = Duration::from_secs(90);
+        let expected = ActionsAddress { url: "https://results/".into(), token: "t".into(), scope: "s".into(), timeout };
+        assert!(*found == expected, "{found:?}");
+    }
+
     #[track_caller]
     fn refused(text: &str, message: &str) {
         assert_eq!(CacheTarget::read(&fields(text), &|_| None).expect_err(text).to_string(), message);
@@ -526,6 +532,8 @@ mod tests {
         refused("ref=a", "a cache needs `type=`: one of registry, local, inline, s3, gha, azblob");
         refused("", "a cache needs `type=`: one of registry, local, inline, s3, gha, azblob");
         refused("type=s3,bucket=b", "`type=s3` needs `region=` (or the variable `AWS_REGION`)");
+        refused("type=azblob", "`type=azblob` needs `account_url=` (or the variable `BUILDKIT_AZURE_STORAGE_ACCOUNT_URL`)");
+        refused("type=gha,url_v2=u,token=t,timeout=x", "`timeout=x` is not valid: a duration such as `10m` is expected");
         refused("type=local,x", "`x` is not `key=value`");
         refused("type=local,dest=d,mode=mid", "`mode=mid` is not valid: `min` or `max` is expected");
         refused(

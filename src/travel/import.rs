@@ -39,19 +39,38 @@ impl Import {
             BadConfig::OtherVersion(found) => TravelError::OtherVersion { place: place.name(), found },
             BadConfig::Malformed(reason) => TravelError::Malformed { place: place.name(), reason },
         };
-        let contents = match place.read().await? {
-            Found::Cache(bytes) => Contents::parse(&bytes).map_err(bad)?,
+        let documents = match place.read().await? {
+            Found::Caches(documents) => documents,
             Found::Image { config, layers } => {
                 let (contents, answers) = inline::read(&config, &layers).map_err(bad)?;
                 return Ok(Import { place, contents, answers });
             }
         };
-        let answers = match &contents.answers {
-            None => Answers::default(),
-            Some(descriptor) => Answers::parse(&place.document(descriptor).await?)
-                .map_err(|reason| TravelError::Malformed { place: place.name(), reason })?,
-        };
-        Ok(Import { place, contents, answers })
+        let (mut all, mut first_error): (Option<(Contents, Answers)>, _) = (None, None);
+        for bytes in documents {
+            let read = async {
+                let contents = Contents::parse(&bytes).map_err(bad)?;
+                let answers = match &contents.answers {
+                    None => Answers::default(),
+                    Some(descriptor) => Answers::parse(&place.document(descriptor).await?)
+                        .map_err(|reason| TravelError::Malformed { place: place.name(), reason })?,
+                };
+                Ok((contents, answers))
+            };
+            match (read.await, &mut all) {
+                (Ok(read), None) => all = Some(read),
+                (Ok((contents, answers)), Some((all, all_answers))) => {
+                    all.extend(contents);
+                    all_answers.extend(answers);
+                }
+                (Err(error), _) => first_error = first_error.or(Some(error)),
+            }
+        }
+        match (all, first_error) {
+            (Some((contents, answers)), _) => Ok(Import { place, contents, answers }),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(TravelError::Absent { place: place.name() }),
+        }
     }
 
     /// How many results it has.

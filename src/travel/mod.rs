@@ -26,10 +26,14 @@ use crate::layer::LayerError;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
 
+mod actions;
+pub mod address;
 pub mod answers;
+mod azure;
 mod bucket;
 mod chunks;
 pub mod config;
+mod container;
 mod directory;
 pub mod flag;
 mod import;
@@ -40,8 +44,9 @@ mod send;
 mod sign;
 mod uploads;
 
+pub use address::Address;
 pub use answers::Answers;
-pub use flag::{Address, CacheSource, CacheTarget, FlagError, Mode, Mounts, OnFailure};
+pub use flag::{CacheSource, CacheTarget, FlagError, Mode, Mounts, OnFailure};
 pub use import::{Import, Imports, Transfers};
 pub use mounts::SentMount;
 pub use place::Place;

@@ -3,9 +3,11 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use super::actions::Actions;
+use super::address::Address;
 use super::bucket::Bucket;
+use super::container::Container;
 use super::directory::Directory;
-use super::flag::Address;
 use super::{TravelError, config};
 use crate::digest::Digest;
 use crate::image::Descriptor;
@@ -25,6 +27,8 @@ enum Kind {
     Directory(Directory),
     Registry { client: Client, image_ref: ImageRef },
     Bucket(Bucket),
+    Container(Container),
+    Actions(Actions),
 }
 
 impl Place {
@@ -37,6 +41,8 @@ impl Place {
                 Kind::Registry { client, image_ref: image_ref.clone() }
             }
             Address::Bucket(address) => Kind::Bucket(Bucket::new(address, client)),
+            Address::Container(address) => Kind::Container(Container::new(address, client)),
+            Address::Actions(address) => Kind::Actions(Actions::new(address, client)),
             Address::Image => return None,
         };
         Some(Place { kind })
@@ -48,6 +54,8 @@ impl Place {
             Kind::Directory(directory) => directory.path().display().to_string(),
             Kind::Registry { image_ref, .. } => image_ref.canonical(),
             Kind::Bucket(bucket) => bucket.name(),
+            Kind::Container(container) => container.name(),
+            Kind::Actions(actions) => actions.name(),
         }
     }
 
@@ -57,6 +65,8 @@ impl Place {
             Kind::Directory(_) => "exporting cache to client directory",
             Kind::Registry { .. } => "exporting cache to registry",
             Kind::Bucket(_) => "exporting cache to Amazon S3",
+            Kind::Container(_) => "exporting cache to Azure Blob Storage",
+            Kind::Actions(_) => "exporting to GitHub Actions Cache",
         }
     }
 
@@ -73,6 +83,8 @@ impl Place {
                 (&one.host, &one.repository) == (&other.host, &other.repository)
             }
             (Kind::Bucket(one), Kind::Bucket(other)) => one.shares_blobs_with(other),
+            (Kind::Container(one), Kind::Container(other)) => one.shares_blobs_with(other),
+            (Kind::Actions(one), Kind::Actions(other)) => one.shares_blobs_with(other),
             _ => false,
         }
     }
@@ -81,7 +93,7 @@ impl Place {
     pub fn repository(&self) -> Option<&ImageRef> {
         match &self.kind {
             Kind::Registry { image_ref, .. } => Some(image_ref),
-            Kind::Directory(_) | Kind::Bucket(_) => None,
+            Kind::Directory(_) | Kind::Bucket(_) | Kind::Container(_) | Kind::Actions(_) => None,
         }
     }
 
@@ -91,7 +103,9 @@ impl Place {
     /// `Absent` where nothing is; `Foreign` for what is no cache; `Malformed`, `WrongBytes`; the registry's or disk's error.
     pub async fn read(&self) -> Result<Found, TravelError> {
         let (bytes, media_type) = match &self.kind {
-            Kind::Bucket(bucket) => return bucket.config().await.map(Found::Cache),
+            Kind::Bucket(bucket) => return bucket.config().await.map(Found::cache),
+            Kind::Container(container) => return container.config().await.map(Found::cache),
+            Kind::Actions(actions) => return actions.configs().await.map(Found::Caches),
             Kind::Directory(directory) => {
                 let directory = directory.clone();
                 (task::blocking(move || directory.root()).await?, String::new())
@@ -113,7 +127,7 @@ impl Place {
         let is_config = |descriptor: &Descriptor| descriptor.media_type == config::MEDIA_TYPE;
         if let Document::Index(index) = &document {
             if let Some(config) = index.manifests.iter().find(|entry| is_config(entry)) {
-                return self.document(config).await.map(Found::Cache);
+                return self.document(config).await.map(Found::cache);
             }
             // images of several platforms: the steps of the host's are the most likely ones
             let entry = index.choose(&Platform::host()).map_err(|_| TravelError::PlainImage { place: self.name() })?;
@@ -121,7 +135,7 @@ impl Place {
         }
         match document {
             Document::Manifest(manifest) if is_config(&manifest.config) => {
-                self.document(&manifest.config).await.map(Found::Cache)
+                self.document(&manifest.config).await.map(Found::cache)
             }
             Document::Manifest(manifest) => {
                 Ok(Found::Image { config: self.document(&manifest.config).await?, layers: manifest.layers })
@@ -134,7 +148,7 @@ impl Place {
     async fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>, TravelError> {
         match &self.kind {
             Kind::Registry { client, image_ref } => Ok(client.manifest_by_digest(image_ref, &descriptor.digest).await?.bytes),
-            Kind::Directory(_) | Kind::Bucket(_) => self.document(descriptor).await,
+            _ => self.document(descriptor).await,
         }
     }
 
@@ -150,6 +164,8 @@ impl Place {
             }
             Kind::Registry { client, image_ref } => Ok(client.document(image_ref, descriptor).await?),
             Kind::Bucket(bucket) => bucket.document(&descriptor.digest).await,
+            Kind::Container(container) => container.document(&descriptor.digest).await,
+            Kind::Actions(actions) => actions.document(&descriptor.digest).await,
         }
     }
 
@@ -179,6 +195,8 @@ impl Place {
                 client.fetch_blob(image_ref, descriptor.digest, descriptor.size_bytes, read).await
             }
             Kind::Bucket(bucket) => bucket.blob(descriptor, consume).await,
+            Kind::Container(container) => container.blob(descriptor, consume).await,
+            Kind::Actions(actions) => actions.blob(descriptor, consume).await,
         }
     }
 
@@ -190,6 +208,8 @@ impl Place {
         Ok(match &self.kind {
             Kind::Directory(directory) => Writer { kind: WriterKind::Directory(directory.clone()) },
             Kind::Bucket(bucket) => Writer { kind: WriterKind::Bucket(bucket.clone()) },
+            Kind::Container(container) => Writer { kind: WriterKind::Container(container.clone()) },
+            Kind::Actions(actions) => Writer { kind: WriterKind::Actions(actions.clone()) },
             Kind::Registry { client, image_ref } => {
                 let may_mount = !mounts.is_empty();
                 let pushing = match client.push_to(image_ref, mounts).await {
@@ -207,8 +227,8 @@ impl Place {
 
 /// What is at a place.
 pub enum Found {
-    /// The document of a cache.
-    Cache(Vec<u8>),
+    /// Documents of caches; the first has the last word. At least one.
+    Caches(Vec<Vec<u8>>),
     /// An image, in whose config a cache may be.
     Image {
         /// The config's bytes.
@@ -216,6 +236,12 @@ pub enum Found {
         /// Bottom first.
         layers: Vec<Descriptor>,
     },
+}
+
+impl Found {
+    fn cache(document: Vec<u8>) -> Found {
+        Found::Caches(vec![document])
+    }
 }
 
 /// A place that is written to. Cheap to clone.
@@ -229,12 +255,14 @@ enum WriterKind {
     Directory(Directory),
     Registry { pushing: Box<Pushing>, reference: String },
     Bucket(Bucket),
+    Container(Container),
+    Actions(Actions),
 }
 
 impl Writer {
     /// Whether the cache's document is the root itself, rather than named by a manifest.
     pub fn is_flat(&self) -> bool {
-        matches!(self.kind, WriterKind::Bucket(_))
+        !matches!(self.kind, WriterKind::Directory(_) | WriterKind::Registry { .. })
     }
 
     /// Whether the place has the blob.
@@ -249,6 +277,8 @@ impl Writer {
             }
             WriterKind::Registry { pushing, .. } => Ok(pushing.has_blob(&blob.digest).await?),
             WriterKind::Bucket(bucket) => bucket.has(&blob.digest).await,
+            WriterKind::Container(container) => container.has(&blob.digest).await,
+            WriterKind::Actions(actions) => actions.has(&blob.digest).await,
         }
     }
 
@@ -276,6 +306,8 @@ impl Writer {
                 task::blocking(move || directory.put(&digest, &path)).await?;
             }
             WriterKind::Bucket(bucket) => bucket.put(blob, &path).await?,
+            WriterKind::Container(container) => container.put(blob, &path).await?,
+            WriterKind::Actions(actions) => actions.put(blob, &path).await?,
             WriterKind::Registry { .. } => {}
         }
         Ok(Taken::Sent)
@@ -293,6 +325,8 @@ impl Writer {
             }
             WriterKind::Registry { pushing, reference } => Ok(pushing.put_manifest(reference, root, bytes).await?),
             WriterKind::Bucket(bucket) => bucket.finish(bytes).await,
+            WriterKind::Container(container) => container.finish(bytes).await,
+            WriterKind::Actions(actions) => actions.finish(bytes).await,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Caches that travel: what one machine leaves in a directory or a registry is there for another with an empty store.
 
+mod azure;
 mod bucket;
 #[path = "../common/mod.rs"]
 mod common;
@@ -7,6 +8,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use azure::Azure;
 use bucket::Bucket;
 use common::{Registry, Run, Space, skip_unless};
 
@@ -220,6 +222,73 @@ fn a_large_blob_goes_in_parts() {
     // all of them, in their order
     let built = second.dockerfile(text).build(&["--cache-from", &flag]).succeeds();
     assert_eq!(said(&built, "fetching layers from caches")[0].split(',').next(), Some("1 layer"), "{}", built.stderr);
+}
+
+#[test]
+fn a_container_brings_results_to_an_empty_store() {
+    let (azure, first, second) = (Azure::start(), machine(), machine());
+    let place = format!("{},container=c,prefix=p/,name=one;two", azure.container());
+    let text = DOCKERFILE.replace("RUN echo base > /base", "RUN head -c 40000000 /dev/urandom > /base");
+    let to = format!("{place},mode=max,compression=uncompressed");
+    let built = first.dockerfile(&text).build(&["--cache-to", &to]).succeeds();
+    assert!(said(&built, "exporting cache to Azure Blob Storage")[0].starts_with("sent 7 layers, "), "{}", built.stderr);
+    let names = azure.names();
+    let expected = ["/mine/c/p/manifests/one", "/mine/c/p/manifests/two"];
+    assert!(expected.iter().all(|name| names.iter().any(|known| known == name)), "{names:?}");
+    assert_eq!(names.iter().filter(|name| name.starts_with("/mine/c/p/blobs/sha256%3A")).count(), 8, "{names:?}");
+    let again = first.build(&["--cache-to", &to]).succeeds();
+    assert_eq!(said(&again, "exporting cache to Azure Blob Storage")[0], "sent 0 layers, 0 bytes; 7 were there");
+    assert_eq!(azure.refused(), 0);
+    second.dockerfile(&text).write("ctx/b.txt", "other\n");
+    let built = second.build(&["--cache-from", &place, "-o", "out"]).succeeds();
+    assert_eq!((ran(&built).len(), second.read("out/out")), (3, "a\nother\n".to_owned()), "{}", built.stderr);
+    assert_eq!(fs::metadata(second.path("out/base")).expect("there").len(), 40_000_000);
+    // without its key the build goes on
+    let place = format!("type=azblob,account_url=http://{}/mine,container=c,prefix=p", azure.host);
+    let built = machine().build(&["-o", "type=cacheonly", "--cache-from", &place]).succeeds();
+    let told = said(&built, &format!("importing cache manifest from azblob://{}/mine/c/p/buildkit", azure.host));
+    let url = format!("http://{}/mine/c/p/manifests/buildkit", azure.host);
+    assert_eq!(told, [format!("{url} answers with status 403: AuthenticationFailed; the build goes on without it")]);
+}
+
+#[test]
+fn a_workflow_finds_what_its_branch_and_the_branch_below_have_left() {
+    let azure = Azure::start();
+    let url = format!("http://{}/", azure.host);
+    let flag = |branches: &[(&str, u32)]| format!("type=gha,url_v2={url},token={},scope=app", Azure::token(branches));
+    let (main, feature) = (flag(&[("refs/heads/main", 3)]), flag(&[("refs/heads/feature", 3), ("refs/heads/main", 1)]));
+    let to = |flag: &str| format!("{flag},mode=max");
+    let cacheonly = ["-o", "type=cacheonly"];
+    let build = |space: &Space, flags: &[&str]| space.build(&[&cacheonly[..], flags].concat()).succeeds();
+    let built = build(&machine(), &["--cache-to", &to(&main)]);
+    assert!(said(&built, "exporting to GitHub Actions Cache")[0].starts_with("sent 7 layers, "), "{}", built.stderr);
+    let second = machine();
+    second.write("ctx/b.txt", "other\n");
+    let built = build(&second, &["--cache-from", &feature, "--cache-to", &to(&feature)]);
+    assert_eq!((ran(&built).len(), built.count("CACHED")), (3, 4), "{}", built.stderr);
+    let sent = said(&built, "exporting to GitHub Actions Cache");
+    assert!(sent[0].starts_with("sent 3 layers, ") && sent[0].ends_with("; 4 were there"), "{sent:?}");
+    // both branches at once: the own one's result of the change, and the other's of what was before
+    let third = machine();
+    assert_eq!(build(&third, &["--cache-from", &feature]).count("CACHED"), 7);
+    third.write("ctx/b.txt", "other\n");
+    assert_eq!(build(&third, &["--cache-from", &feature]).count("CACHED"), 7);
+    // a later version of the document takes the place of the former one
+    third.write("ctx/b.txt", "third\n");
+    build(&third, &["--cache-from", &main, "--cache-to", &to(&main)]);
+    let fourth = machine();
+    fourth.write("ctx/b.txt", "third\n");
+    assert_eq!(build(&fourth, &["--cache-from", &main]).count("CACHED"), 7);
+    assert_eq!(azure.refused(), 0);
+    // another name, and a token that is none
+    let told = |flag: &str, name: &str| {
+        said(&build(&machine(), &["--cache-from", flag]), &format!("importing cache manifest from {name}"))
+    };
+    let absent = main.replace("scope=app", "scope=other");
+    assert_eq!(told(&absent, "gha:other"), ["there is no cache at `gha:other`; the build goes on without it"]);
+    let refused = format!("type=gha,url_v2={url},token=x,scope=app");
+    let why = format!("{url}twirp/github.actions.results.api.v1.CacheService/GetCacheEntryDownloadURL answers with status 401");
+    assert_eq!(told(&refused, "gha:app"), [format!("{why}: no such token; the build goes on without it")]);
 }
 
 #[test]

@@ -40,6 +40,14 @@ impl Default for Payload {
 }
 
 impl Payload {
+    /// How many bytes it has.
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Payload::Bytes(bytes) => bytes.len() as u64,
+            Payload::File { size_bytes, .. } => *size_bytes,
+        }
+    }
+
     /// The body for one sending, and how far it came.
     pub(super) fn send(&self) -> (Sending, Progress) {
         let progress = Progress::default();
