@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::SemaphorePermit;
+
 use super::copy::{self, CopyInput, Download, Remark, TreeInput};
 use super::error::WorkError;
 use super::exec::Surroundings;
@@ -132,19 +134,32 @@ impl LocalWorker {
     async fn find_out(&self, index: StepIndex, inputs: &[Output]) -> Result<(Prepared, Basis), WorkError> {
         let parent = stack(&inputs[0]);
         if let Some(testimony) = self.told_elsewhere(parent)? {
+            let _turn = self.turn(&inputs[1..]).await?;
             let readable = self.open_readable(&inputs[1..]).await?;
             if let Some(prepared) = self.decide((index, parent), readable, Parent::Told(testimony)).await? {
                 self.pass_on(parent)?;
                 return Ok((prepared, Basis::Testimony));
             }
         }
+        let _turn = self.turn(inputs).await?;
         let (view, readable) = self.open(inputs).await?;
         let tree = if self.shared.told.is_some() { Parent::Heard(view, parent.clone()) } else { Parent::View(view) };
         let prepared = self.decide((index, parent), readable, tree).await?;
         Ok((prepared.expect("a tree knows all of itself"), Basis::Trees))
     }
 
-    /// `None` if `parent` does not know enough.
+    /// Waits for the files of `inputs` to be here, and then for leave to read them. Reading is work for processors: more threads
+    /// than those would only wait for each other, and each holds open what it reads.
+    async fn turn(&self, inputs: &[Output]) -> Result<SemaphorePermit<'_>, WorkError> {
+        for input in inputs {
+            if let Output::Stack(stack) = input {
+                self.trees(stack).await?;
+            }
+        }
+        Ok(self.turns.acquire().await.expect("turns never end"))
+    }
+
+    /// `None` if `parent` does not know enough. The caller has a turn.
     async fn decide(
         &self,
         (index, stack): (StepIndex, &Stack),
@@ -154,8 +169,6 @@ impl LocalWorker {
         let shared = self.shared.clone();
         // without layers there is nothing to remember
         let layers = ChainId::of(&stack.diff_ids()).unwrap_or(ChainId(Digest::of(b"")));
-        // reading is work for processors: more threads than those would only wait for each other
-        let turn = self.turns.acquire().await.expect("turns never end");
         let prepared = task::blocking(move || {
             let prepare = |tree: &dyn FileTree, digests: &dyn FileDigests| match &shared.graph.step(index).op {
                 Op::Copy(op) => {
@@ -187,7 +200,6 @@ impl LocalWorker {
             }
         })
         .await;
-        drop(turn);
         if let Ok(Some(Prepared::Copy(copy))) = &prepared {
             let origin = &self.shared.graph.step(index).origin;
             let warnings: Vec<Diagnostic> = copy.remarks.iter().filter_map(|remark| warning(remark, origin)).collect();
@@ -323,13 +335,13 @@ impl LocalWorker {
                 contents.push(Some(ContentDigest(digest)));
                 continue;
             }
+            let _turn = self.turn(&inputs[*input..=*input]).await?;
             let readable = match &inputs[*input] {
                 Output::Stack(stack) => Readable::View(View::new(self.trees(stack).await?)?),
                 Output::Context(context) => Readable::Context(context.clone()),
                 Output::Download(_) => unreachable!("the plan mounts file systems and contexts"),
             };
             let (source, target) = (TreePath::clean(source.as_bytes()), mount.target.clone());
-            let _turn = self.turns.acquire().await.expect("turns never end");
             let content = task::blocking(move || -> Result<ContentDigest, WorkError> {
                 let tree = readable.tree().expect("only trees are mounted");
                 let found = resolve(tree, &source, Last::Follow)?;

@@ -117,13 +117,14 @@ impl Held {
 
 #[test]
 fn many_steps_leave_nothing_behind() {
-    const GROUP: usize = 100;
     let space = Space::with_busybox();
     let steps = step_count();
+    // no stack is deeper than it has to be: a look at one opens each of its layers
+    let depth = steps.isqrt();
     let mut text = String::new();
     let mut last = "FROM scratch\n".to_owned();
-    for first in (0..steps).step_by(GROUP) {
-        let numbers = first..steps.min(first + GROUP);
+    for first in (0..steps).step_by(depth) {
+        let numbers = first..steps.min(first + depth);
         let stages = numbers.clone().map(|number| format!("FROM busybox AS s{number}\nRUN : > /n{number}\n"));
         let copies = numbers.map(|number| format!("COPY --from=s{number} /n{number} /\n"));
         text += &stages.chain([format!("FROM scratch AS g{first}\n")]).chain(copies).collect::<String>();
@@ -146,7 +147,8 @@ fn many_steps_leave_nothing_behind() {
     // each step is a command and a copy
     assert!(done >= 2 * steps, "{done}");
     let [first, second] = halves;
-    assert!(second.descriptors <= first.descriptors + 20, "{first:?} {second:?}");
+    // a few looks at once; neither for each step that has ended nor for each that waits
+    assert!(first.most(second).descriptors <= 100 + 8 * depth, "{first:?} {second:?}");
     assert!(second.processes <= first.processes + 2, "{first:?} {second:?}");
     assert!(second.resident_kib <= first.resident_kib + first.resident_kib / 2 + 16_384, "{first:?} {second:?}");
     println!("{steps} steps: at most {first:?}, then {second:?}");
