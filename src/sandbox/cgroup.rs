@@ -82,7 +82,7 @@ pub(super) fn limit(resources: &Resources, parent: Option<&str>, pid: u32) -> (G
         Ok(found) => found,
         Err(reason) => return (group, vec![format!("the limits of commands have no effect: {reason}")]),
     };
-    let name = inside.join(format!("croze-{pid}"));
+    let name = inside.join(format!("{OWN_GROUP}{pid}"));
     for Wish { flag, controller, v1, v2 } in resources.wishes() {
         let without = |reason: String| format!("`{flag}` has no effect: {reason}");
         let Some(hierarchy) = hierarchies.iter().find(|hierarchy| hierarchy.controllers.iter().any(|known| known == controller))
@@ -94,6 +94,7 @@ pub(super) fn limit(resources: &Resources, parent: Option<&str>, pid: u32) -> (G
         let settings = if hierarchy.version == Version::One { v1 } else { v2 };
         let apply = || -> io::Result<()> {
             if !directory.is_dir() {
+                sweep(directory.parent().unwrap_or(&hierarchy.root));
                 fs::create_dir_all(&directory)?;
             }
             match hierarchy.version {
@@ -116,6 +117,21 @@ pub(super) fn limit(resources: &Resources, parent: Option<&str>, pid: u32) -> (G
         }
     }
     (group, missing)
+}
+
+/// What the names of our groups begin with; the number of the process that they were made for follows.
+const OWN_GROUP: &str = "croze-";
+
+/// Removes groups in `parent` whose builds were killed. The kernel keeps those that still have processes.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(OWN_GROUP)?.parse::<u32>().ok());
+        // one that is still to be moved into has its process already
+        if number.is_some_and(|number| !Path::new(&format!("/proc/{number}")).exists()) {
+            let _busy = fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// One limit, as each version of control groups has it.

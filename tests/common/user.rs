@@ -29,9 +29,14 @@ pub const RANGES: &str = "cooper:1000000:65536\\n";
 
 /// Runs a program as the user, with the space at `/mnt` and its own directory at `/mnt/home`, after `before` as root.
 pub fn as_user(space: &Space, ranges: &str, before: &str, arguments: &[&str]) -> Run {
+    run(&mut user_command(space, ranges, before, arguments))
+}
+
+/// The command that [`as_user`] runs; its process becomes the program.
+pub fn user_command(space: &Space, ranges: &str, before: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--", "sh", "-ec", MAKE_USER, "sh"]).arg(space.path(".")).args([ranges, before]);
-    run(command.args(arguments))
+    command.args(["--mount", "--", "sh", "-ec", MAKE_USER, "sh"]).arg(space.path(".")).args([ranges, before]).args(arguments);
+    command
 }
 
 /// Docker's default capabilities, for `setpriv --bounding-set`: what root of an ordinary container has.
