@@ -3,13 +3,17 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod container;
 mod project;
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
+use std::thread;
 
-use common::user::{CONTAINER, RANGES, as_user};
+use common::user::{RANGES, as_user};
 use common::{Run, Space, run, skip_unless};
+use container::{FILTER, run_in_container};
 use project::{Project, debian_tar};
 
 #[test]
@@ -73,45 +77,83 @@ fn a_node_project_installs_by_npm_ci_and_runs() {
 
 #[test]
 fn packages_of_debian_give_one_image_to_root_to_users_and_in_containers() {
-    let programs = ["mmdebstrap", "unshare", "setpriv", "newuidmap", "newgidmap"];
-    if !skip_unless("packages_of_debian_give_one_image_to_root_to_users_and_in_containers", &programs) {
+    let test = "packages_of_debian_give_one_image_to_root_to_users_and_in_containers";
+    if !skip_unless(test, &["mmdebstrap", "unshare", "setpriv", "newuidmap", "newgidmap", "runc", "crun"]) {
         return;
     }
-    let space = Space::new();
-    // a set-gid program, a file capability, and a group that the installation makes
-    space.dockerfile(
-        "FROM debian:12\nRUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-         openssh-client iputils-ping && rm -rf /var/log/* /var/cache/ldconfig/aux-cache /var/cache/apt /var/lib/apt/lists\n",
+    if !Path::new(FILTER).exists() {
+        println!("SKIP {test}: {FILTER} is not installed");
+        return;
+    }
+    // a set-gid program, a file capability, a group that the installation makes; and what they install works
+    let space = packages(
+        "python3 gcc openssh-client iputils-ping",
+        "echo 'int a(void) { return 42; }' | gcc -x c -c -o /a.o - && python3 -c 'print(6 * 7)'",
     );
+    let by_root = || {
+        space.croze(["import", "debian.tar", "debian:12"]).succeeds();
+        let mut root = space.command(flags("root-layout"));
+        Run::of(root.env("SOURCE_DATE_EPOCH", "86400").output().expect("croze starts")).succeeds();
+    };
+    let by_user = || {
+        as_user(&space, RANGES, "", &["/mnt/croze", "import", "debian.tar", "debian:12"]).succeeds();
+        let arguments = flags("/mnt/home/layout");
+        let arguments: Vec<&str> = ["/mnt/croze"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+        as_user(&space, RANGES, "", &arguments).succeeds();
+    };
+    let in_container = || {
+        let quoted: Vec<String> = flags("inner-layout").iter().map(|flag| format!("'{flag}'")).collect();
+        let croze = "cd /mnt; export SOURCE_DATE_EPOCH=86400 CROZE_ROOT=/mnt/inner; ./croze";
+        let run = run_in_container(&space, &format!("{croze} import debian.tar debian:12; ./croze {}", quoted.join(" ")));
+        let run = run.succeeds();
+        assert!(run.stderr.contains("note: this container allows no namespaces"), "{}", run.stderr);
+    };
+    thread::scope(|scope| {
+        for way in [&by_root as &(dyn Fn() + Sync), &by_user, &in_container] {
+            scope.spawn(way);
+        }
+    });
+    assert_eq!(space.read("home/layout/index.json"), space.read("root-layout/index.json"), "a user's");
+    assert_eq!(space.read("inner-layout/index.json"), space.read("root-layout/index.json"), "a container's");
+}
+
+#[test]
+fn a_user_of_one_id_installs_packages_of_debian() {
+    if !skip_unless("a_user_of_one_id_installs_packages_of_debian", &["mmdebstrap", "unshare", "setpriv"]) {
+        return;
+    }
+    // a user, a group, a set-gid program, a file capability
+    let space = packages(
+        "openssh-client iputils-ping adduser",
+        "adduser --system --group cooper && ssh -V && su cooper -s /bin/sh -c true && getent group _ssh cooper",
+    );
+    as_user(&space, "", "", &["/mnt/croze", "import", "debian.tar", "debian:12"]).succeeds();
+    let arguments = flags("/mnt/home/layout");
+    let arguments: Vec<&str> = ["/mnt/croze"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    let built = as_user(&space, "", "", &arguments).succeeds();
+    assert!(built.stderr.contains("note: this user has no range in /etc/subuid"), "{}", built.stderr);
+}
+
+/// A space that everybody can read, with a Dockerfile that installs packages on Debian, and croze in it. It removes what differs
+/// from run to run for anybody: logs with times, and caches with times and inode numbers.
+fn packages(names: &str, and_then: &str) -> Space {
+    let space = Space::new();
+    space.dockerfile(&format!(
+        "FROM debian:12\nRUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends {names} \
+         && {and_then} && rm -rf /var/log/* /var/cache/ldconfig/aux-cache /var/cache/apt /var/lib/apt/lists\n"
+    ));
     space.write("home/.keep", "");
     std::fs::copy(env!("CARGO_BIN_EXE_croze"), space.path("croze")).expect("copies");
     std::fs::copy(debian_tar(), space.path("debian.tar")).expect("copies");
-    run(Command::new("chmod").arg("a+rx").args([".", "ctx", "croze", "debian.tar"].map(|name| space.path(name)))).succeeds();
+    run(Command::new("chmod").args(["-R", "a+rX"]).arg(space.path("."))).succeeds();
     run(Command::new("chown").args(["-R", "4242:4242"]).arg(space.path("home"))).succeeds();
-    let flags = |layout: &str| -> Vec<String> {
-        let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
-        let values = proxies.iter().filter_map(|name| Some(format!("--build-arg={name}={}", std::env::var(name).ok()?)));
-        let output = format!("--output=type=oci,tar=false,dest={layout},rewrite-timestamp=true");
-        ["build", "--no-cache"].map(str::to_owned).into_iter().chain(values).chain([output, "ctx".to_owned()]).collect()
-    };
+    space
+}
 
-    space.croze(["import", "debian.tar", "debian:12"]).succeeds();
-    let mut root = space.command(flags("root-layout"));
-    Run::of(root.env("SOURCE_DATE_EPOCH", "86400").output().expect("croze starts")).succeeds();
-
-    as_user(&space, RANGES, "", &["/mnt/croze", "import", "debian.tar", "debian:12"]).succeeds();
-    let arguments = flags("/mnt/home/layout");
-    let arguments: Vec<&str> = ["/mnt/croze"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
-    as_user(&space, RANGES, "", &arguments).succeeds();
-    assert_eq!(space.read("home/layout/index.json"), space.read("root-layout/index.json"), "a user's");
-
-    let contained = |arguments: Vec<String>| {
-        let mut command = Command::new("setpriv");
-        command.args(["--bounding-set", CONTAINER, "--"]).arg(space.path("croze")).args(arguments);
-        command.current_dir(space.path(".")).env("SOURCE_DATE_EPOCH", "86400").env("CROZE_ROOT", space.path("inner"));
-        run(&mut command).succeeds()
-    };
-    contained(["import", "debian.tar", "debian:12"].map(str::to_owned).to_vec());
-    contained(flags("inner-layout"));
-    assert_eq!(space.read("inner-layout/index.json"), space.read("root-layout/index.json"), "a container's");
+/// Arguments of a build of `ctx` whose image says nothing about when and where it was made.
+fn flags(layout: &str) -> Vec<String> {
+    let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
+    let values = proxies.iter().filter_map(|name| Some(format!("--build-arg={name}={}", std::env::var(name).ok()?)));
+    let output = format!("--output=type=oci,tar=false,dest={layout},rewrite-timestamp=true");
+    ["build", "--no-cache"].map(str::to_owned).into_iter().chain(values).chain([output, "ctx".to_owned()]).collect()
 }

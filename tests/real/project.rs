@@ -137,19 +137,25 @@ impl Image {
         let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("umoci wrote it")).expect("JSON");
         config["process"]["terminal"] = Value::Bool(false);
         fs::write(&path, config.to_string()).expect("writes");
-        // crun refuses cgroups of both versions side by side, runc does not know every kernel: one of these works
-        let crun = "umount /sys/fs/cgroup/unified 2>/dev/null; exec crun --root \"$0/crun\" run -b \"$0\" \"$1\"";
         let bundle = self.bundle.to_str().expect("our paths are text");
         let id = format!("croze-test-{}-{}", std::process::id(), self.id.trim_start_matches("sha256:"));
-        let state = format!("{bundle}/runc");
-        let runc = run(Command::new("runc").args(["--root", &state, "run", "-b", bundle, &id]));
-        if runc.code == Some(0) {
-            return runc.stdout;
-        }
-        let crun = run(Command::new("unshare").args(["-m", "sh", "-c", crun, bundle, &id]));
-        assert_eq!(crun.code, Some(0), "runc: {}\ncrun: {}", runc.stderr, crun.stderr);
-        crun.stdout
+        run_bundle(bundle, &id).succeeds().stdout
     }
+}
+
+/// Runs a bundle's container by an OCI runtime of this machine.
+#[track_caller]
+pub fn run_bundle(bundle: &str, id: &str) -> Run {
+    // crun refuses cgroups of both versions side by side, runc does not know every kernel: one of these works
+    let crun = "umount /sys/fs/cgroup/unified 2>/dev/null; exec crun --root \"$0/crun\" run -b \"$0\" \"$1\"";
+    let state = format!("{bundle}/runc");
+    let runc = run(Command::new("runc").args(["--root", &state, "run", "-b", bundle, id]));
+    if runc.code == Some(0) {
+        return runc;
+    }
+    let mut crun = run(Command::new("unshare").args(["-m", "sh", "-c", crun, bundle, id]));
+    crun.stderr.push_str(&format!("\nrunc before: {}", runc.stderr));
+    crun
 }
 
 /// The tar of the Debian root file system that `.ci/debian` makes, kept for later runs until the script, the release or the
