@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, SyncSender, sync_channel};
 use std::thread;
 
 use super::archive::{Entry, EntryKind, Form, Reader};
+use super::chunks::{Chunks, Filler, chunks};
 use super::compress::Compression;
+use super::gunzip::Gunzip;
 use super::walk::{OPAQUE_NAME, WHITEOUT_PREFIX};
 use super::{Excess, LayerError};
 use crate::digest::{ContentDigest, DiffId, Hasher};
@@ -63,7 +64,8 @@ pub fn unpack(
     let temp = store.temp_dir()?;
     let tree: PathBuf = temp.path.join("tree");
     std::fs::create_dir(&tree).map_err(|err| LayerError::tree("create", &TreePath::root(), err))?;
-    let unpacked = unpack_into(&tree, blob, compression, lower, limits)?;
+    let check = if expected.is_some() { Check::Digest } else { Check::Checksum };
+    let unpacked = unpack_tree(&tree, blob, (compression, check), lower, limits)?;
     if let Some(expected) = expected
         && expected != unpacked.diff_id
     {
@@ -91,41 +93,53 @@ pub fn unpack_into(
     lower: Option<&View>,
     limits: LayerLimits,
 ) -> Result<Unpacked, LayerError> {
+    unpack_tree(tree, blob, (compression, Check::Checksum), lower, limits)
+}
+
+/// What tells whether plain bytes are the right ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Check {
+    /// That of the compressed format.
+    Checksum,
+    /// The caller knows what they must hash to.
+    Digest,
+}
+
+fn unpack_tree(
+    tree: &Path,
+    blob: &mut dyn Read,
+    (compression, check): (Compression, Check),
+    lower: Option<&View>,
+    limits: LayerLimits,
+) -> Result<Unpacked, LayerError> {
     let root = Dir::open(tree).map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
     thread::scope(|scope| {
-        let (chunks, received) = sync_channel(CHUNKS_AHEAD);
-        let (back, spare) = mpsc::channel();
-        let files = scope.spawn(move || create_all(root, Plain::new(received, back), lower, limits));
-        decompress(blob, compression, &chunks, &spare);
-        drop(chunks);
+        let (filler, chunks) = chunks(CHUNK_BYTES);
+        let files = scope.spawn(move || create_all(root, Plain::new(chunks), lower, limits));
+        decompress(blob, compression, check, &filler);
+        drop(filler);
         files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-/// Plain bytes on their way to the second thread: 8 chunks of 256 KiB at most.
-const CHUNKS_AHEAD: usize = 8;
+/// Plain bytes on their way to the second thread.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Some plain bytes: so many of the buffer.
-type Chunk = (Vec<u8>, usize);
-
-/// Sends the plain bytes of `blob`, and its error if there is one. Ends early when the receiver does. Buffers that come back are
-/// used again: memory that was touched just now is cheaper than new one.
-fn decompress(
-    blob: &mut dyn Read,
-    compression: Compression,
-    chunks: &SyncSender<io::Result<Chunk>>,
-    spare: &mpsc::Receiver<Vec<u8>>,
-) {
-    let mut plain = match compression.decoder(blob) {
+/// Sends the plain bytes of `blob`, and its error if there is one. Ends early when the receiver does.
+fn decompress(blob: &mut dyn Read, compression: Compression, check: Check, filler: &Filler) {
+    let plain: io::Result<Box<dyn Read + '_>> = match (compression, check) {
+        (Compression::Gzip | Compression::Estargz, Check::Digest) => Ok(Box::new(Gunzip::new(blob))),
+        _ => compression.decoder(blob),
+    };
+    let mut plain = match plain {
         Ok(plain) => plain,
         Err(err) => {
-            let _receiver_gone = chunks.send(Err(err));
+            let _receiver_gone = filler.send(Err(err));
             return;
         }
     };
     loop {
-        let mut buffer = spare.try_recv().unwrap_or_else(|_| vec![0; CHUNK_BYTES]);
+        let mut buffer = filler.buffer();
         let mut filled = 0;
         let read = loop {
             match plain.read(&mut buffer[filled..]) {
@@ -136,7 +150,7 @@ fn decompress(
             }
         };
         let is_last = filled < CHUNK_BYTES || read.is_err();
-        if chunks.send(read.map(|()| (buffer, filled))).is_err() || is_last {
+        if filler.send(read.map(|()| (buffer, filled))).is_break() || is_last {
             return;
         }
     }
@@ -144,41 +158,28 @@ fn decompress(
 
 /// The receiving end: the plain bytes as they lie in the chunks, hashed as these come.
 struct Plain {
-    chunks: mpsc::Receiver<io::Result<Chunk>>,
-    spare: mpsc::Sender<Vec<u8>>,
-    buffer: Vec<u8>,
-    at: usize,
-    filled: usize,
+    chunks: Chunks,
     hasher: Hasher,
     read_bytes: u64,
 }
 
 impl Plain {
-    fn new(chunks: mpsc::Receiver<io::Result<Chunk>>, spare: mpsc::Sender<Vec<u8>>) -> Plain {
-        Plain { chunks, spare, buffer: Vec::new(), at: 0, filled: 0, hasher: Hasher::new(), read_bytes: 0 }
+    fn new(chunks: Chunks) -> Plain {
+        Plain { chunks, hasher: Hasher::new(), read_bytes: 0 }
     }
 }
 
 impl BufRead for Plain {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at == self.filled
-            && let Ok(chunk) = self.chunks.recv()
-        {
-            let (buffer, filled) = chunk?;
-            let former = std::mem::replace(&mut self.buffer, buffer);
-            if !former.is_empty() {
-                // the other side may have sent its last chunk already
-                let _unwanted = self.spare.send(former);
-            }
-            (self.at, self.filled) = (0, filled);
-            self.hasher.update(&self.buffer[..filled]);
-            self.read_bytes += filled as u64;
+        if self.chunks.rest().is_empty() && self.chunks.next_chunk()? {
+            self.hasher.update(self.chunks.rest());
+            self.read_bytes += self.chunks.rest().len() as u64;
         }
-        Ok(&self.buffer[self.at..self.filled])
+        Ok(self.chunks.rest())
     }
 
     fn consume(&mut self, count: usize) {
-        self.at = (self.at + count).min(self.filled);
+        self.chunks.consume(count);
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use tokio::task::JoinSet;
@@ -19,7 +18,7 @@ use crate::reference::{ImageRef, Platform};
 use crate::registry::manifest::{BadDocument, Document, Manifest};
 use crate::registry::{Client, RegistryError};
 use crate::snapshot::View;
-use crate::store::{NameOrigin, NameRecord, Store, StoreError, StoredLayer, VerifiedBlob};
+use crate::store::{NameOrigin, NameRecord, Store, StoreError, StoredLayer};
 use crate::task;
 
 /// An index may hold an index; a chain longer than this is not followed.
@@ -362,20 +361,7 @@ async fn ensure_layer(
     let (host, repository) = (image_ref.host.clone(), image_ref.repository.clone());
     client
         .fetch_blob(&image_ref, digest, size_bytes, move |blob| {
-            let mut tee = Tee { from: blob, to: store.verified_blob()? };
-            let unpacked = layer::unpack(&store, &mut tee, compression, Some(diff_id), None, limits).map_err(SourceError::from);
-            let stored = match unpacked {
-                Err(error) if needs_below(&error) => None,
-                Err(SourceError::Layer(error)) if error.is_about_content() => {
-                    // if the registry sent something else, that is what is wrong; it takes all bytes to know
-                    let _failure_is_known_to_the_reader = io::copy(tee.from, &mut io::sink());
-                    return Err(error.into());
-                }
-                other => Some(other?),
-            };
-            io::copy(&mut tee, &mut io::sink()).map_err(|source| io_error(&store, &digest, source))?;
-            // its end was reached, so these are the right bytes
-            tee.to.finish(&digest)?;
+            let stored = layer::keep_and_unpack(&store, blob, &digest, compression, diff_id, limits)?;
             // losing it costs sending the blob, should it ever be pushed
             let _lost = store.set_blob_source(&host, &digest, &repository);
             Ok(stored)
@@ -442,24 +428,6 @@ fn known_compression(layer: &BaseLayer) -> Result<Compression, SourceError> {
         name: layer.digest.to_string(),
         reason: format!("a `{}` is no layer that can be unpacked", layer.media_type),
     })
-}
-
-fn io_error(store: &Store, digest: &Digest, source: io::Error) -> SourceError {
-    SourceError::Io { action: "write", path: store.blob_path(digest), source }
-}
-
-/// Passes a blob on while it is stored.
-struct Tee<'a> {
-    from: &'a mut dyn Read,
-    to: VerifiedBlob,
-}
-
-impl Read for Tee<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.from.read(buffer)?;
-        self.to.write_all(&buffer[..count])?;
-        Ok(count)
-    }
 }
 
 #[cfg(test)]
