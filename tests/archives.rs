@@ -127,7 +127,17 @@ fn statements_lie_beside_the_image() {
     let definition = &provenance["predicate"]["buildDefinition"];
     assert_eq!(definition["resolvedDependencies"][0]["uri"], "pkg:docker/busybox@latest?platform=linux%2Famd64");
     assert_eq!(definition["externalParameters"]["request"]["args"]["build-arg:V"], "2");
-    assert_eq!(definition["internalParameters"]["buildConfig"]["llbDefinition"].as_array().map(Vec::len), Some(3));
+    let operations = &definition["internalParameters"]["buildConfig"]["llbDefinition"];
+    assert_eq!(operations.as_array().map(Vec::len), Some(4), "two sources, a copy and the result: {operations}");
+    assert_eq!(operations[2]["op"]["Op"]["file"]["actions"][0]["secondaryInput"], 1);
+    assert_eq!((&operations[3]["op"]["Op"], &operations[3]["inputs"]), (&serde_json::json!({}), &serde_json::json!(["step2:0"])));
+    // the Dockerfile itself, where BuildKit's documentation has people look for it
+    let source = &provenance["predicate"]["runDetails"]["metadata"]["buildkit_metadata"]["source"];
+    let text = std::fs::read(space.path("ctx/Dockerfile")).expect("there");
+    let encoded = croze::registry::base64::encode(&text);
+    assert_eq!((&source["infos"][0]["filename"], &source["infos"][0]["data"]), (&"Dockerfile".into(), &encoded.into()));
+    let lines = |line: u64| serde_json::json!({"locations": [{"ranges": [{"start": {"line": line}, "end": {"line": line}}]}]});
+    assert_eq!((&source["locations"]["step0"], &source["locations"]["step2"]), (&lines(1), &lines(3)));
     let metadata = space.read_json("metadata.json");
     assert_eq!(metadata["buildx.build.provenance"]["buildType"], "https://mobyproject.org/buildkit@v1");
     assert_eq!(metadata["containerimage.digest"], digest);

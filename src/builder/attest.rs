@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::definition::Definition;
 use super::{BuildRequest, ContextSource, DockerfileSource};
+use crate::diagnostic::Source;
 use crate::digest::Digest;
 use crate::export::attestation::{Claim, package_url};
-use crate::graph::{CopySource, Graph, Op, Step, StepIndex};
+use crate::graph::{Graph, Op, StepIndex};
 use crate::reference::{ImageRef, Platform};
 use crate::worker::Sources;
 
@@ -84,8 +86,8 @@ pub struct Story<'a> {
     pub sources: &'a Sources,
     /// What [`parameters`] gave.
     pub parameters: Value,
-    /// The Dockerfile's name.
-    pub entry_point: String,
+    /// The Dockerfile.
+    pub dockerfile: Source,
     /// How much to tell.
     pub detail: Detail,
 }
@@ -97,6 +99,8 @@ pub struct Told {
     parameters: Value,
     environment: Value,
     config: Option<Value>,
+    /// What BuildKit adds to the form, apart from times.
+    metadata: Value,
     detail: Detail,
     entry_point: String,
 }
@@ -112,9 +116,14 @@ impl Story<'_> {
         materials.sort_by_key(Value::to_string);
         materials.dedup();
         let environment = json!({"dockerfileVersion": DOCKERFILE_VERSION, "platform": Platform::host().to_string()});
-        let config = (detail == Detail::Max).then(|| definition(graph, &steps));
-        let (parameters, entry_point) = (self.parameters.clone(), self.entry_point.clone());
-        Told { materials, parameters, environment, config, detail, entry_point }
+        let definition = Definition::new(graph, &steps);
+        let config = (detail == Detail::Max).then(|| definition.operations());
+        let metadata = match detail {
+            Detail::Min => json!({}),
+            Detail::Max => json!({"source": definition.source(&self.dockerfile)}),
+        };
+        let (parameters, entry_point) = (self.parameters.clone(), self.dockerfile.name().to_owned());
+        Told { materials, parameters, environment, config, metadata, detail, entry_point }
     }
 
     fn material(&self, op: &Op) -> Option<Value> {
@@ -252,7 +261,7 @@ impl Told {
                     "invocationId": run.id,
                     "startedOn": run.started,
                     "finishedOn": run.finished,
-                    "buildkit_metadata": {},
+                    "buildkit_metadata": self.metadata,
                     "buildkit_completeness": {"request": self.detail == Detail::Max, "resolvedDependencies": false},
                 },
             },
@@ -277,76 +286,12 @@ impl Told {
                 "buildFinishedOn": run.finished,
                 "completeness": {"parameters": self.detail == Detail::Max, "environment": true, "materials": false},
                 "reproducible": false,
+                "https://mobyproject.org/buildkit@v1#metadata": self.metadata,
             });
             if let Some(config) = &self.config {
                 predicate["buildConfig"] = config.clone();
             }
         }
         predicate
-    }
-}
-
-/// The steps as BuildKit's operations, inputs first.
-fn definition(graph: &Graph, steps: &[StepIndex]) -> Value {
-    let names: BTreeMap<StepIndex, String> =
-        steps.iter().enumerate().map(|(number, index)| (*index, format!("step{number}"))).collect();
-    let step = |index: &StepIndex| {
-        let step = graph.step(*index);
-        let mut members = Map::new();
-        members.insert("id".into(), json!(names[index]));
-        members.insert("op".into(), operation(step));
-        let inputs: Vec<String> = graph.inputs(*index).iter().map(|input| format!("{}:0", names[input])).collect();
-        if !inputs.is_empty() {
-            members.insert("inputs".into(), json!(inputs));
-        }
-        Value::Object(members)
-    };
-    let digests: Map<String, Value> =
-        steps.iter().map(|index| (graph.step(*index).id.0.to_string(), json!(names[index]))).collect();
-    json!({"digestMapping": digests, "llbDefinition": steps.iter().map(step).collect::<Vec<_>>()})
-}
-
-fn operation(step: &Step) -> Value {
-    let platform = |platform: &Platform| json!({"Architecture": platform.architecture, "OS": platform.os});
-    let source = |identifier: String| json!({"Op": {"source": {"identifier": identifier}}, "constraints": {}});
-    match &step.op {
-        Op::Image(image) => {
-            let mut operation = source(format!("docker-image://{}@{}", image.name, image.manifest));
-            operation["platform"] = platform(&image.platform);
-            operation
-        }
-        Op::Context(context) => source(format!("local://{}", context.name)),
-        Op::Http(http) => source(http.url.clone()),
-        Op::Git(git) => {
-            source(format!("git://{}#{}", git.remote.split_once("://").map_or(&*git.remote, |(_, rest)| rest), git.reference))
-        }
-        Op::Exec(exec) => {
-            let mounts: Vec<Value> = std::iter::once("/")
-                .chain(exec.mounts.iter().map(|mount| mount.target.as_str()))
-                .map(|target| json!({"dest": target}))
-                .collect();
-            let mut meta = json!({"args": exec.args, "env": exec.env, "cwd": exec.cwd});
-            if !exec.user.is_empty() {
-                meta["user"] = json!(exec.user);
-            }
-            json!({"Op": {"exec": {"meta": meta, "mounts": mounts}}, "constraints": {}, "platform": platform(&exec.platform)})
-        }
-        Op::Copy(copy) => {
-            let action = |source: &CopySource| match source {
-                CopySource::Path { pattern, .. } => json!({"copy": {"src": pattern, "dest": copy.destination}}),
-                CopySource::Inline(file) => json!({"mkfile": {"path": copy.destination, "data": file.content}}),
-                CopySource::Download { .. } | CopySource::Checkout { .. } => {
-                    json!({"copy": {"src": "/", "dest": copy.destination}})
-                }
-            };
-            let actions: Vec<Value> = copy.sources.iter().map(|source| json!({"Action": action(source)})).collect();
-            json!({"Op": {"file": {"actions": actions}}, "constraints": {}})
-        }
-        Op::Mkdir(mkdir) => {
-            let action = json!({"Action": {"mkdir": {"path": mkdir.path, "mode": 493, "makeParents": true}}});
-            json!({"Op": {"file": {"actions": [action]}}, "constraints": {}})
-        }
-        Op::Merge => json!({"Op": {"merge": {}}, "constraints": {}}),
-        Op::Scratch => json!({"Op": {}, "constraints": {}}),
     }
 }

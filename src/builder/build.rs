@@ -320,7 +320,7 @@ impl Build {
         let began = Instant::now();
         let detail = self.request.attestations.provenance.map_or(attest::Detail::Min, |provenance| provenance.detail);
         let parameters = attest::parameters(&self.request, detail);
-        let entry_point = inputs.dockerfile.name().to_owned();
+        let dockerfile = inputs.dockerfile.clone();
         let images_by_name = self.image_digests();
         let Joined { graph, images, epoch, steps, .. } = plan;
         let mut targets: Vec<StepIndex> = images.iter().map(|image| image.target).collect();
@@ -434,7 +434,7 @@ impl Build {
         sources.commits.append(&mut self.names.commits);
         sources.urls.append(&mut self.names.urls);
         self.write_lock(&sources)?;
-        let story = attest::Story { graph: &graph, sources: &sources, parameters, entry_point, detail };
+        let story = attest::Story { graph: &graph, sources: &sources, parameters, dockerfile, detail };
         let mut scans = outputs.split_off(images.len()).into_iter();
         for (image, output) in images.into_iter().zip(outputs) {
             let told = story.told(image.target);

@@ -37,6 +37,7 @@ mod build;
 pub mod cache_mounts;
 mod caches;
 mod calls;
+mod definition;
 pub mod diff;
 mod disk;
 mod epoch;
