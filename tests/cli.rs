@@ -24,8 +24,8 @@ fn an_unknown_flag_is_wrong_usage() {
 fn all_wrong_values_are_reported() {
     Space::new().croze(["build", "-t", "Upper", "--network", "bridge", "."]).fails(
         2,
-        "error: invalid value for `--tag`: image name `Upper` has upper-case letters; repository names are lower case\n\
-         error: invalid value for `--network`: `bridge` is not one of `default`, `none`, `host`\n",
+        "error: invalid value for `--network`: `bridge` is not one of `default`, `none`, `host`\n\
+         error: invalid value for `--tag`: image name `Upper` has upper-case letters; repository names are lower case\n",
     );
 }
 

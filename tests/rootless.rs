@@ -249,6 +249,49 @@ fn the_store_is_readable_without_a_namespace() {
 }
 
 #[test]
+fn root_builds_the_same_image_where_the_store_can_hold_no_overlay() {
+    let Some(shop) = Shop::open("root_builds_the_same_image_where_the_store_can_hold_no_overlay") else { return };
+    shop.space.write("ctx/tool", "#!/bin/sh\n").write("ctx/secret", "s3cret").dockerfile(
+        r#"FROM busybox AS two
+RUN mkdir -p /kit/deep && echo one > /kit/one
+RUN echo two > /kit/deep/two
+FROM busybox
+COPY --chown=1000:2000 --chmod=4711 tool /opt/tool
+RUN echo x > /a && chown 3:65534 /a && chmod 6755 /a && ln /a /b && ln -s /nowhere /c && mkfifo /d && mknod /null c 1 3
+RUN rm /etc/group && rm -rf /usr && mkdir /usr && touch /usr/new && rm /b && mv /opt /moved
+RUN --mount=type=cache,target=/root/.cache/x echo kept > /root/.cache/x/f; sleep 1000 & echo done > /e
+RUN --mount=type=cache,target=/root/.cache/x --mount=type=secret,id=s --mount=type=tmpfs,target=/var/t \
+    --mount=from=two,source=/kit,target=/kit --mount=target=/ctx,rw <<EOT
+cat /root/.cache/x/f /run/secrets/s /kit/one /kit/deep/two /ctx/tool > /seen
+echo lost | tee /var/t/f > /ctx/tool
+cat /proc/self/status | grep CapEff > /capabilities
+[ "$(ls -d /proc/[0-9]* | head -1)" = /proc/1 ] && [ $$ = 1 ]
+! touch /kit/three 2>/dev/null
+EOT
+WORKDIR /srv/w
+USER 65534
+RUN id -u > /tmp/who && echo > /dev/null
+"#,
+    );
+    let layout = |name: &str| format!("type=oci,tar=false,dest={name},rewrite-timestamp=true");
+    let secret = ["--secret", "id=s,src=ctx/secret"];
+    let mut roots = shop.space.command(["build", "-o", &layout("root-layout"), secret[0], secret[1], "ctx"]);
+    Run::of(roots.env("SOURCE_DATE_EPOCH", "86400").output().expect("croze starts")).succeeds();
+
+    // a container's own files are an overlay, and an overlay's changes cannot lie on another one
+    let script = "mkdir lower upper work merged; mount -t overlay none -o lowerdir=lower,upperdir=upper,workdir=work merged; \
+                  ./croze import busybox.tar busybox; ./croze run busybox cat /etc/passwd; exec ./croze \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-euc", script, "sh", "build", "-o", &layout("inner-layout"), secret[0], secret[1], "ctx"]);
+    command.current_dir(shop.space.path(".")).env("SOURCE_DATE_EPOCH", "86400").env("CROZE_ROOT", shop.space.path("merged/s"));
+    let built = run(&mut command).succeeds();
+    assert!(built.stdout.contains("root:x:0:0"), "{}", built.stdout);
+    let notes = built.stderr.matches("commands work on copies of their files, which takes longer").count();
+    assert_eq!(notes, 2, "one each for both commands: {}", built.stderr);
+    assert_eq!(shop.space.read("inner-layout/index.json"), shop.space.read("root-layout/index.json"));
+}
+
+#[test]
 fn root_of_an_ordinary_container_builds_roots_image_on_copies() {
     let Some(shop) = Shop::open("root_of_an_ordinary_container_builds_roots_image_on_copies") else { return };
     shop.space.write("ctx/tool", "#!/bin/sh\n").write("ctx/secret", "s3cret").dockerfile(

@@ -86,8 +86,8 @@ fn mistakes_are_told() {
     fails(
         &["-t", "-v", "data:/data", "--network", "lan", "busybox"],
         "error: `--tty` takes a terminal, and standard input or output is none\n\
-         error: invalid value for `--volume`: volumes by name are not available\n\
-         error: invalid value for `--network`: `lan` is not one of `default`, `none`, `host`",
+         error: invalid value for `--network`: `lan` is not one of `default`, `none`, `host`\n\
+         error: invalid value for `--volume`: volumes by name are not available",
     );
     fails(&["--privileged", "busybox", "true"], "error: unknown flag `--privileged`");
     fails(

@@ -12,7 +12,7 @@ use super::settings::{self, Settings};
 use super::{BuildError, ErrorKind, disk, report};
 use crate::cache::Cache;
 use crate::diagnostic::Diagnostic;
-use crate::event::Silent;
+use crate::event::EventSink;
 use crate::graph::{ExecOp, Graph, Network, Security};
 use crate::image::ImageConfig;
 use crate::reference::{ImageRef, Platform};
@@ -58,6 +58,8 @@ pub struct RunRequest {
     pub wiring: Wiring,
     /// One byte for each signal that the command is to get; the command is killed when its other side is closed.
     pub signals: OwnedFd,
+    /// Told what people should know, as notes.
+    pub events: Arc<dyn EventSink>,
     /// The client's proxies and the like, as for a build.
     pub client_env: Vec<(String, String)>,
     /// The time of a name that a registry has answered for.
@@ -117,7 +119,7 @@ async fn run_image(store: &Store, request: RunRequest) -> Result<RunResult, Buil
         contexts: HashMap::new(),
         client,
         limits,
-        events: Arc::new(Silent),
+        events: request.events,
         numbers: HashMap::new(),
         secrets: Vec::new(),
         ssh: Vec::new(),
@@ -225,6 +227,7 @@ mod tests {
             pull: false,
             wiring: Wiring::Streams(StandardStreams::Output),
             signals,
+            events: Arc::new(crate::event::Silent),
             client_env: Vec::new(),
             now: SystemTime::UNIX_EPOCH,
         }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
-use crate::cli::resources::ResourceArgs;
+use crate::cli::cache_mount::CacheMountArgs;
+use crate::cli::resources::CommandArgs;
 use crate::cli::values;
 
 /// Builds OCI images from Dockerfiles.
@@ -64,48 +65,6 @@ pub enum Command {
     Fsck,
     /// List, show, copy and drop what `RUN --mount=type=cache` keeps
     CacheMount(CacheMountArgs),
-}
-
-/// `croze cache-mount`.
-#[derive(Debug, clap::Args)]
-pub struct CacheMountArgs {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: CacheMountCommand,
-}
-
-/// What to do with cache mounts.
-#[derive(Debug, clap::Subcommand)]
-pub enum CacheMountCommand {
-    /// List them
-    Ls,
-    /// Show where one is, and what it holds
-    Inspect {
-        /// Its id (without `id=`, its target), or the first digits of its name
-        id: String,
-    },
-    /// Write the files of one as a tar
-    Export {
-        /// Its id, or the first digits of its name
-        id: String,
-        /// File to write [default: standard output]
-        #[arg(short, long, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
-    /// Replace the files of one by those of a tar
-    Import {
-        /// Its id
-        id: String,
-        /// File to read [default: standard input]
-        #[arg(short, long, value_name = "FILE")]
-        input: Option<PathBuf>,
-    },
-    /// Drop some
-    Rm {
-        /// Their ids, or the first digits of their names
-        #[arg(required = true)]
-        ids: Vec<String>,
-    },
 }
 
 /// `croze pull`.
@@ -182,24 +141,12 @@ pub struct RunArgs {
     /// Program in place of the image's entrypoint
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
-    /// Network: default, none, host
-    #[arg(long, value_name = "MODE", default_value = "default")]
-    pub network: String,
     /// Host name
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
-    /// Line for /etc/hosts
-    #[arg(long = "add-host", value_name = "HOST:IP")]
-    pub add_hosts: Vec<String>,
-    /// Size of /dev/shm
-    #[arg(long, value_name = "BYTES")]
-    pub shm_size: Option<String>,
-    /// Resource limit
-    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
-    pub ulimits: Vec<String>,
-    /// `--memory`, `--cpu-*`, `--pids-limit`.
+    /// `--network`, `--memory` and the like.
     #[command(flatten)]
-    pub resources: ResourceArgs,
+    pub commands: CommandArgs,
     /// Platform of the image [default: the host's]
     #[arg(long, value_name = "OS/ARCH")]
     pub platform: Option<String>,
@@ -466,18 +413,6 @@ pub struct BuildArgs {
     /// Extra privilege that steps may use: network.host, security.insecure
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub allow: Vec<String>,
-    /// Network of RUN steps: default, none, host
-    #[arg(long, value_name = "MODE", default_value = "default")]
-    pub network: String,
-    /// Line for /etc/hosts of RUN steps
-    #[arg(long = "add-host", value_name = "HOST:IP")]
-    pub add_hosts: Vec<String>,
-    /// Size of /dev/shm in RUN steps
-    #[arg(long, value_name = "BYTES")]
-    pub shm_size: Option<String>,
-    /// Resource limit of RUN steps
-    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
-    pub ulimits: Vec<String>,
     /// End a RUN step that takes longer, such as 30m
     #[arg(long, value_name = "TIME")]
     pub step_timeout: Option<String>,
@@ -534,9 +469,9 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub policy: Vec<String>,
 
-    /// `--memory`, `--cpu-*`, `--pids-limit`.
+    /// `--network`, `--memory` and the like.
     #[command(flatten)]
-    pub resources: ResourceArgs,
+    pub commands: CommandArgs,
 
     /// Flags without an effect.
     #[command(flatten)]

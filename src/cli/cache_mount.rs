@@ -5,12 +5,53 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::builder::cache_mounts::{self, CacheMount, id_of};
-use crate::cli::args::{CacheMountArgs, CacheMountCommand};
 use crate::cli::build::{open_with_rights, print_result};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::listing::{columns, size};
 use crate::store::Store;
+
+/// `croze cache-mount`.
+#[derive(Debug, clap::Args)]
+pub struct CacheMountArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CacheMountCommand,
+}
+
+/// What to do with cache mounts.
+#[derive(Debug, clap::Subcommand)]
+pub enum CacheMountCommand {
+    /// List them
+    Ls,
+    /// Show where one is, and what it holds
+    Inspect {
+        /// Its id (without `id=`, its target), or the first digits of its name
+        id: String,
+    },
+    /// Write the files of one as a tar
+    Export {
+        /// Its id, or the first digits of its name
+        id: String,
+        /// File to write [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Replace the files of one by those of a tar
+    Import {
+        /// Its id
+        id: String,
+        /// File to read [default: standard input]
+        #[arg(short, long, value_name = "FILE")]
+        input: Option<PathBuf>,
+    },
+    /// Drop some
+    Rm {
+        /// Their ids, or the first digits of their names
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
 
 /// Lists, shows, copies out and in, and drops cache mounts.
 ///

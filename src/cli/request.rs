@@ -11,9 +11,10 @@ use crate::cli::args::{BuildArgs, OnError, ProgressMode};
 use crate::cli::call::Call;
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
+use crate::cli::resources::CommandSettings;
 use crate::cli::values::{self, BadValue};
 use crate::diagnostic::Diagnostic;
-use crate::graph::{Limits, Network};
+use crate::graph::Limits;
 use crate::reference::{ImageRef, Platform};
 
 /// What to do with the Dockerfile.
@@ -66,6 +67,7 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
     {
         problems.say("two-streams", "a shell for failed steps and the context or Dockerfile cannot both read standard input");
     }
+    let CommandSettings { network, extra_hosts, resources, shm_size_bytes, ulimits } = args.commands.settings(problems);
     BuildRequest {
         context: context(&args.context),
         dockerfile: dockerfile(args.file),
@@ -88,12 +90,12 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
         secrets: problems.some("--secret", &args.secrets, |text| values::secret(text, environment)),
         ssh: problems.all("--ssh", &args.ssh, |text| values::ssh_agent(text, environment)),
         allow: problems.all("--allow", &args.allow, values::entitlement),
-        network: problems.one("--network", &args.network, values::network).unwrap_or(Network::Default),
-        extra_hosts: problems.all("--add-host", &args.add_hosts, values::host),
-        resources: args.resources.resources(problems),
+        network,
+        extra_hosts,
+        resources,
         cgroup_parent: args.cgroup_parent.clone().filter(|parent| !parent.is_empty()),
-        shm_size_bytes: args.shm_size.and_then(|text| problems.one("--shm-size", &text, values::bytes)),
-        ulimits: problems.all("--ulimit", &args.ulimits, values::ulimit),
+        shm_size_bytes,
+        ulimits,
         limits: Limits {
             time: args.step_timeout.and_then(|text| problems.one("--step-timeout", &text, values::time_limit)).flatten(),
             silence: args
@@ -351,9 +353,9 @@ mod tests {
             "--policy x -t Upper --network nope --shm-size x .",
             &[
                 "`--policy` is not available",
-                "invalid value for `--tag`: image name `Upper` has upper-case letters; repository names are lower case",
                 "invalid value for `--network`: `nope` is not one of `default`, `none`, `host`",
                 "invalid value for `--shm-size`: `x` is not a size such as `64m`",
+                "invalid value for `--tag`: image name `Upper` has upper-case letters; repository names are lower case",
             ],
         );
     }

@@ -1,12 +1,61 @@
-//! Flags that limit what commands may use, with the names and values of `docker run`.
+//! Flags about what commands find and may use, the same for `croze build` and `croze run`, with the names and values of
+//! `docker run`.
 
 use super::request::Problems;
 use super::values::{self, BadValue};
 use crate::builder::{MemoryAndSwap, Resources};
+use crate::graph::Network;
+
+/// What commands find.
+#[derive(Debug, clap::Args)]
+pub struct CommandArgs {
+    /// Network of commands: default, none, host
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    network: String,
+    /// Line for /etc/hosts of commands
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    add_hosts: Vec<String>,
+    /// Size of /dev/shm of commands
+    #[arg(long, value_name = "BYTES")]
+    shm_size: Option<String>,
+    /// Resource limit of commands
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    ulimits: Vec<String>,
+    /// `--memory`, `--cpu-*`, `--pids-limit`.
+    #[command(flatten)]
+    resources: ResourceArgs,
+}
+
+/// What [`CommandArgs`] mean.
+pub struct CommandSettings {
+    /// `--network`.
+    pub network: Network,
+    /// `--add-host`: name, address.
+    pub extra_hosts: Vec<(String, String)>,
+    /// Limits of all commands together.
+    pub resources: Resources,
+    /// `--shm-size`.
+    pub shm_size_bytes: Option<u64>,
+    /// `--ulimit`: name, soft, hard.
+    pub ulimits: Vec<(String, u64, u64)>,
+}
+
+impl CommandArgs {
+    /// Reads the values.
+    pub fn settings(self, problems: &mut Problems) -> CommandSettings {
+        CommandSettings {
+            network: problems.one("--network", &self.network, values::network).unwrap_or(Network::Default),
+            extra_hosts: problems.all("--add-host", &self.add_hosts, values::host),
+            resources: self.resources.resources(problems),
+            shm_size_bytes: self.shm_size.and_then(|text| problems.one("--shm-size", &text, values::bytes)),
+            ulimits: problems.all("--ulimit", &self.ulimits, values::ulimit),
+        }
+    }
+}
 
 /// Limits of all commands together.
 #[derive(Debug, clap::Args)]
-pub struct ResourceArgs {
+struct ResourceArgs {
     /// Most memory that the commands use together
     #[arg(short, long, value_name = "BYTES")]
     memory: Option<String>,
@@ -35,7 +84,7 @@ pub struct ResourceArgs {
 
 impl ResourceArgs {
     /// What they ask for; 0, and -1 where it makes sense, is no limit.
-    pub fn resources(self, problems: &mut Problems) -> Resources {
+    fn resources(self, problems: &mut Problems) -> Resources {
         let memory_bytes = self.memory.and_then(|text| problems.one("--memory", &text, values::bytes)).filter(|bytes| *bytes > 0);
         let memory_and_swap = self.memory_swap.and_then(|text| match text.as_str() {
             "-1" => Some(MemoryAndSwap::Unlimited),

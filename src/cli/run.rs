@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::builder::{self, RunRequest, RunResult, StandardStreams, Volume, Wiring};
@@ -10,9 +11,11 @@ use crate::cli::build::{open_with_rights, tidy};
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::request::Problems;
+use crate::cli::resources::CommandSettings;
+use crate::cli::say;
 use crate::cli::signals;
 use crate::cli::values::{self, BadValue};
-use crate::graph::Network;
+use crate::event::{Event, EventSink};
 
 /// Runs an image's command to its end.
 ///
@@ -58,6 +61,7 @@ fn request(args: RunArgs, environment: &Environment, signals: std::os::fd::Owned
         image => image.unwrap_or_default().parse().map_err(|error| problems.say("bad-name", format!("{error}"))).ok(),
     };
     let platform = args.platform.as_deref().map(str::parse).transpose();
+    let CommandSettings { network, extra_hosts, resources, shm_size_bytes, ulimits } = args.commands.settings(&mut problems);
     let request = RunRequest {
         command: words.collect(),
         entrypoint: args.entrypoint,
@@ -65,12 +69,12 @@ fn request(args: RunArgs, environment: &Environment, signals: std::os::fd::Owned
         volumes: problems.all("--volume", &args.volumes, volume),
         cwd: args.workdir,
         user: args.user,
-        network: problems.one("--network", &args.network, values::network).unwrap_or(Network::Default),
+        network,
         hostname: args.hostname,
-        extra_hosts: problems.all("--add-host", &args.add_hosts, values::host),
-        shm_size_bytes: args.shm_size.and_then(|text| problems.one("--shm-size", &text, values::bytes)),
-        resources: args.resources.resources(&mut problems),
-        ulimits: problems.all("--ulimit", &args.ulimits, values::ulimit),
+        extra_hosts,
+        shm_size_bytes,
+        resources,
+        ulimits,
         platform: platform.unwrap_or_else(|error| {
             problems.say("bad-flag", format!("invalid value for `--platform`: {error}"));
             None
@@ -78,6 +82,7 @@ fn request(args: RunArgs, environment: &Environment, signals: std::os::fd::Owned
         pull: args.pull,
         wiring,
         signals,
+        events: Arc::new(Notes),
         client_env: environment.passed_on(),
         now: SystemTime::now(),
         image: match image {
@@ -86,6 +91,17 @@ fn request(args: RunArgs, environment: &Environment, signals: std::os::fd::Owned
         },
     };
     if problems.is_empty() { Ok(request) } else { Err(problems.into_failure()) }
+}
+
+/// Shows what people should know about the command's surroundings.
+struct Notes;
+
+impl EventSink for Notes {
+    fn event(&self, event: Event) {
+        if let Event::Note { text, .. } = event {
+            say(&format!("note: {text}\n"));
+        }
+    }
 }
 
 /// `NAME=VALUE`; `NAME` alone takes the client's variable, and is left out where that is unset.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attend::{Canceling, Ending, Output, Tail, attend};
+use super::copies::Files;
 use super::emulation;
 use super::error::WorkError;
 use super::fittings::Fittings;
@@ -14,13 +15,12 @@ use super::mounts::{self, Mounted};
 use super::network::DefaultNetwork;
 use super::processes::Details;
 use super::program;
-use super::workplace::Workplace;
 use super::{Shared, Stack};
 use crate::digest::{Digest, Hasher};
 use crate::event::StepNumber;
 use crate::graph::{ExecOp, Limits, MountKind, Security};
 use crate::layer;
-use crate::sandbox::{self, Exit, Isolation, Launcher, Plan, Resources, SandboxError, Stage};
+use crate::sandbox::{self, Exit, Launcher, Plan, Resources, SandboxError, Stage};
 use crate::schedule::Novelty;
 use crate::snapshot::builder::{Attributes, LayerBuilder};
 use crate::snapshot::{FileKind, FileTree, Last, Time, TreePath, View, owners_are_notes, resolve, upper};
@@ -59,16 +59,14 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
     let identity = identify(&op.user, &view)?;
     let Mounted { mounts, env, held } = mounted;
     let mut plan = plan(op, &identity, &view, (mounts, env), &temp, surroundings)?;
-    let workplace = match surroundings.launcher.isolation() {
-        Isolation::Namespaces(_) => None,
-        Isolation::Root => Some(by_copy(&mut plan, &identity, &view, &temp)?),
-    };
     let mut output = Output::new(shared, surroundings.number);
     let details = if knows_secrets(op) { Details::Program } else { Details::Arguments };
-    let ended = surroundings.launcher.spawn(&plan).map_err(WorkError::from);
-    let ended =
-        ended.and_then(|mut running| attend(&mut running, &mut output, surroundings.canceling, &surroundings.limits, details));
-    let ending = ended.map_err(|error| match error {
+    let files = Files { identity: &identity, view: &view, temp: &temp, surroundings };
+    let ended = files.work_on(&mut plan, |plan| {
+        let mut running = surroundings.launcher.spawn(plan)?;
+        attend(&mut running, &mut output, surroundings.canceling, &surroundings.limits, details)
+    });
+    let (ending, workplace) = ended.map_err(|error| match error {
         WorkError::Sandbox(SandboxError::LauncherGone) => surroundings.launcher.why_gone().into(),
         error => explained(error, op, &view),
     })?;
@@ -112,20 +110,6 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
             Ok((record, Novelty::New))
         }
     }
-}
-
-/// Turns a plan of mounts into one of copies: where nothing can be mounted. The copy takes the place of the upper directory.
-pub(super) fn by_copy(plan: &mut Plan, identity: &Identity, view: &View, temp: &TempDir) -> Result<Workplace, WorkError> {
-    let upper = temp.path.join("upper");
-    let mounts = std::mem::take(&mut plan.mounts);
-    // the directory of the command may be there already, alone
-    std::fs::remove_dir_all(&upper)
-        .and_then(|()| std::fs::create_dir(&upper))
-        .map_err(WorkError::system("create a directory for the step"))?;
-    let workplace = Workplace::make(view, upper.clone(), &mounts)?;
-    workplace.make_cwd(&plan.cwd, identity, view)?;
-    plan.root = sandbox::Root::Bind { source: upper };
-    Ok(workplace)
 }
 
 /// Whether arguments of the command may hold what no log must hold.

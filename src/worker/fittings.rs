@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::WorkError;
@@ -14,6 +15,7 @@ use crate::store::{Store, TempDir};
 pub struct Fittings {
     store: Store,
     made: Mutex<Made>,
+    without_overlays: AtomicBool,
 }
 
 #[derive(Default)]
@@ -37,7 +39,17 @@ struct Stubs {
 impl Fittings {
     /// Nothing yet.
     pub fn new(store: Store) -> Fittings {
-        Fittings { store, made: Mutex::default() }
+        Fittings { store, made: Mutex::default(), without_overlays: AtomicBool::new(false) }
+    }
+
+    /// Whether no command has met a kernel yet that makes no overlay of the store's directories.
+    pub fn can_overlay(&self) -> bool {
+        !self.without_overlays.load(Ordering::Relaxed)
+    }
+
+    /// Notes such a meeting; whether it is the first.
+    pub fn give_up_overlays(&self) -> bool {
+        !self.without_overlays.swap(true, Ordering::Relaxed)
     }
 
     /// A file with this content.

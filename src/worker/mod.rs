@@ -39,11 +39,11 @@ mod accounts;
 mod agent;
 pub mod ahead;
 mod attend;
+mod copies;
 pub mod copy;
 mod emulation;
 pub mod error;
 pub mod exec;
-
 mod files;
 pub mod fittings;
 mod hearsay;

@@ -5,17 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attend::{Canceling, Output};
+use super::copies::Files;
 use super::error::WorkError;
 use super::exec::{self, Surroundings};
 use super::identity::identify;
 use super::program::{self, NotStarted};
 use super::{LocalWorker, base_stack};
-use crate::event::Event;
+use crate::event::{Event, StepNumber};
 use crate::graph::{ExecOp, Limits};
 use crate::sandbox::{self, Exit, Isolation, MountKind, Plan, Root, StandardStreams, Streams};
 use crate::snapshot::{Last, TreePath, View, resolve};
 use crate::source::image::ResolvedImage;
 use crate::task;
+
+/// The number of a command that is no step, in what is noted about it.
+const THE_COMMAND: StepNumber = 1;
 
 /// How a command is wired to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +55,8 @@ impl LocalWorker {
     ) -> Result<Ended, WorkError> {
         let stack = Arc::new(base_stack(image));
         let trees = self.trees(&stack).await?;
-        self.start(&op, None).await?;
+        let number = Some(THE_COMMAND);
+        self.start(&op, number).await?;
         let (shared, launcher) = (self.shared.clone(), self.launcher.clone());
         let (fittings, canceling, network) = (self.fittings.clone(), self.canceling.clone(), self.network.clone());
         task::blocking(move || {
@@ -67,21 +72,22 @@ impl LocalWorker {
             let (limits, forms) = (Limits::default(), Vec::new());
             let network = network.get();
             let surroundings =
-                Surroundings { shared, launcher, network, fittings, canceling, number: None, limits, parent, trees, forms };
+                Surroundings { shared, launcher, network, fittings, canceling, number, limits, parent, trees, forms };
             let mut plan = exec::plan(&op, &identity, &view, (volumes, Vec::new()), &temp, &surroundings)?;
-            // never finished: what is written is forgotten
-            let _workplace = match launcher.isolation() {
-                Isolation::Namespaces(_) => None,
-                Isolation::Root => Some(exec::by_copy(&mut plan, &identity, &view, &temp)?),
-            };
             let streams = wire(&mut plan, wiring);
-            let ended = launcher.spawn_attached(&plan, streams).and_then(|process| sandbox::attend(process, signals.as_fd()));
+            let files = Files { identity: &identity, view: &view, temp: &temp, surroundings: &surroundings };
+            // copies are never finished: what is written is forgotten
+            let ended = files.work_on(&mut plan, |plan| {
+                let process = launcher.spawn_attached(plan, streams)?;
+                Ok(sandbox::attend(process, signals.as_fd())?)
+            });
             match ended {
-                Ok(exit) => Ok(Ended::Exit(exit)),
-                Err(error) => match program::not_started(&error, &op.args, &op.cwd, &view) {
+                Ok((exit, _)) => Ok(Ended::Exit(exit)),
+                Err(WorkError::Sandbox(error)) => match program::not_started(&error, &op.args, &op.cwd, &view) {
                     Some(not_started) => Ok(Ended::NotStarted(not_started)),
                     None => Err(error.into()),
                 },
+                Err(error) => Err(error),
             }
         })
         .await
