@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::diagnostic::Source;
 use crate::digest::Digest;
-use crate::graph::{CopySource, Graph, Mount, MountKind, Network, Op, Security, Sharing, Step, StepIndex, Unpack};
+use crate::graph::{Chmod, CopySource, Graph, Mount, MountKind, Network, Op, Security, Sharing, Step, StepIndex, Unpack};
 use crate::reference::Platform;
 use crate::registry::base64;
 
@@ -58,9 +58,10 @@ impl<'a> Definition<'a> {
             .map(|index| {
                 let location = match &self.graph.step(*index).origin.place {
                     Some((source, span)) if source == dockerfile => {
-                        let line = |offset: usize| json!({"line": source.line_column(offset).0});
-                        let range = json!({"start": line(span.start), "end": line(span.end.saturating_sub(1).max(span.start))});
-                        json!({"locations": [{"ranges": [range]}]})
+                        let line = |offset: usize| source.line_column(offset).0;
+                        let range = |line: usize| json!({"start": {"line": line}, "end": {"line": line}});
+                        let lines = line(span.start)..=line(span.end.saturating_sub(1).max(span.start));
+                        json!({"locations": [{"ranges": lines.map(range).collect::<Vec<_>>()}]})
                     }
                     _ => json!({}),
                 };
@@ -109,8 +110,14 @@ fn operation(step: &Step, inputs: usize) -> Value {
             source(format!("git://{}#{}", git.remote.split_once("://").map_or(&*git.remote, |(_, rest)| rest), git.reference))
         }
         Op::Exec(exec) => {
-            let mounts: Vec<Value> = std::iter::once(json!({"dest": "/"})).chain(exec.mounts.iter().map(mount)).collect();
-            let mut meta = json!({"args": exec.args, "env": exec.env, "cwd": exec.cwd});
+            // sorted, and behind them what comes from the client
+            let mut sorted: Vec<&Mount> = exec.mounts.iter().collect();
+            sorted.sort_by_key(|mount| {
+                let is_credential = matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. });
+                (is_credential, mount.target.as_str())
+            });
+            let mounts: Vec<Value> = std::iter::once(json!({"dest": "/"})).chain(sorted.into_iter().map(mount)).collect();
+            let mut meta = json!({"args": exec.args, "env": exec.env, "cwd": exec.cwd, "removeMountStubsRecursive": true});
             if !exec.user.is_empty() {
                 meta["user"] = json!(exec.user);
             }
@@ -129,6 +136,14 @@ fn operation(step: &Step, inputs: usize) -> Value {
             let action = |source: &CopySource| match source {
                 CopySource::Path { input, pattern } => {
                     let mut action = copied(pattern, &copy.destination);
+                    match &copy.chmod {
+                        None => {}
+                        Some(Chmod::Octal(mode)) => action["mode"] = json!(mode),
+                        Some(Chmod::Symbolic(clauses)) => action["modeStr"] = json!(clauses),
+                    }
+                    if let Some(owner) = &copy.chown {
+                        action["owner"] = owned(owner);
+                    }
                     if copy.unpack != Unpack::Never {
                         action["attemptUnpackDockerCompatibility"] = json!(true);
                     }
@@ -138,7 +153,7 @@ fn operation(step: &Step, inputs: usize) -> Value {
                     (json!({"copy": action}), *input)
                 }
                 CopySource::Inline(file) => (
-                    json!({"mkfile": {"path": copy.destination, "mode": 420, "data": file.content, "timestamp": -1}}),
+                    json!({"mkfile": {"path": copy.destination, "mode": 420, "data": base64::encode(file.content.as_bytes()), "timestamp": -1}}),
                     usize::MAX,
                 ),
                 CopySource::Download { input } | CopySource::Checkout { input } => {
@@ -157,6 +172,16 @@ fn operation(step: &Step, inputs: usize) -> Value {
         }
         Op::Scratch => json!({"Op": {}, "constraints": {}}),
     }
+}
+
+/// `--chown`: a user, and a group of the same name or number unless another is named.
+fn owned(owner: &str) -> Value {
+    let (user, group) = owner.split_once(':').unwrap_or((owner, owner));
+    let account = |text: &str| match text.parse::<u32>() {
+        Ok(id) => json!({"User": {"byId": id}}),
+        Err(_) => json!({"User": {"byName": {"name": text}}}),
+    };
+    json!({"user": account(user), "group": account(group)})
 }
 
 /// What every copy of a Dockerfile is.
