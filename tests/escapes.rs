@@ -22,7 +22,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use common::{Run, Space};
+use common::user::CONTAINER;
+use common::{Run, Space, busybox_tar, run, skip_unless};
 
 /// A space with a directory `outside`, which no build may read or change.
 struct Guarded {
@@ -163,7 +164,7 @@ fn cve_2019_5736_the_program_of_croze_is_not_writable_from_a_step() {
             .args(["build", "--progress=plain", "ctx"])
             .current_dir(guarded.space.path("."))
             .env("CROZE_ROOT", guarded.space.path("store"));
-        common::run(&mut command)
+        run(&mut command)
     };
     let script = "#!/proc/self/exe\\n";
     for (dockerfile, why) in [
@@ -238,6 +239,33 @@ fn cve_2024_23651_sources_and_targets_of_mounts_stay_inside() {
         &[],
     );
     assert_ne!(run.code, Some(70), "{}", run.stderr);
+}
+
+#[test]
+fn a_link_in_place_of_a_cache_is_no_cache_where_commands_work_on_copies() {
+    if !skip_unless("a_link_in_place_of_a_cache_is_no_cache_where_commands_work_on_copies", &["setpriv"]) {
+        return;
+    }
+    let guarded = Guarded::new();
+    let contained = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--bounding-set", CONTAINER, "--", env!("CARGO_BIN_EXE_croze")]).args(arguments);
+        run(command.current_dir(guarded.space.path(".")).env("CROZE_ROOT", guarded.space.path("inner")))
+    };
+    contained(&["import", busybox_tar(), "busybox"]).succeeds();
+    let mount = "RUN --mount=type=cache,id=c,target=/deep/c";
+    for plant in ["rm -rf /deep/c && ln -s OUTSIDE /deep/c", "mv /deep /moved && ln -s OUTSIDE/dir /deep"] {
+        guarded.space.dockerfile(&format!("FROM busybox\n{mount} {}\n", plant.replace("OUTSIDE", &guarded.outside())));
+        let planted = contained(&["build", "ctx"]);
+        assert_ne!(planted.code, Some(70), "{}", planted.stderr);
+        guarded.is_untouched(&planted);
+        guarded
+            .space
+            .dockerfile(&format!("FROM busybox\n{mount} cat /deep/c/secret /deep/c/*; rm -rf /deep/c/*; touch /deep/c/x\n"));
+        let read = contained(&["build", "--no-cache", "--progress=plain", "ctx"]);
+        assert_ne!(read.code, Some(70), "{}", read.stderr);
+        guarded.is_untouched(&read);
+    }
 }
 
 #[test]

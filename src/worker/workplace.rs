@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, makedev, mknodat};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat, renameat};
 use rustix::io::Errno;
 
 use super::error::WorkError;
@@ -90,11 +90,12 @@ impl Workplace {
         let mut seen = HashSet::new();
         for (number, Placed { at, kept_in }) in self.placed.iter().enumerate().rev() {
             let Some(name) = at.file_name().filter(|_| seen.insert(at.clone())) else { continue };
-            if let Some(source) = kept_in {
-                let left = self.path.join(std::ffi::OsStr::new(&*String::from_utf8_lossy(at.as_bytes())));
+            if let Some(source) = kept_in
+                && let Some(parent) = directory_with(&root, at, name)?
+            {
                 let swap = || {
                     fs::rename(source, trash.join(number.to_string()))?;
-                    fs::rename(left, source)
+                    Ok(renameat(&parent, name, CWD, source)?)
                 };
                 swap().map_err(WorkError::system("keep a cache mount"))?;
                 continue;
@@ -131,6 +132,14 @@ impl Workplace {
 
 fn open(root: &Dir, path: &TreePath) -> Result<Dir, SnapshotError> {
     root.open_beneath(path).map_err(|err| SnapshotError::io("open", path, err))
+}
+
+/// What holds the directory at `path`; `None` if a command has put something else there or above, such as a link, which would
+/// lead out of the copy.
+fn directory_with(root: &Dir, path: &TreePath, name: &[u8]) -> Result<Option<Dir>, SnapshotError> {
+    let Ok(parent) = root.open_beneath(&path.parent()) else { return Ok(None) };
+    let meta = parent.stat(name).map_err(|err| SnapshotError::io("look at", path, err))?;
+    Ok(meta.is_some_and(|meta| meta.kind == FileKind::Directory).then_some(parent))
 }
 
 /// Changes a name without changing the time of its directory.
