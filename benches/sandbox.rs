@@ -1,5 +1,5 @@
 //! Start to exit of `/bin/true` in a whole sandbox, and the start of the launcher, beside the programs that others use for it.
-//! Needs root and a static busybox.
+//! Needs a static busybox, and root or a user with ranges of ids, who gets the figures of a user namespace.
 //!
 //! `cargo bench --bench sandbox`; runc, crun and bubblewrap are in the table where they are installed. They get a root that is
 //! mounted already, ours mounts its overlay each time. All are run in turn, so that a busy moment is everybody's.
@@ -11,7 +11,9 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use croze::sandbox::{self, DEFAULT_SHM_SIZE_BYTES, Entitled, Exit, Launcher, Marks, Network, Plan, Root, Security, Streams};
+use croze::sandbox::{
+    self, DEFAULT_SHM_SIZE_BYTES, Entitled, Exit, Launcher, Marks, Network, Plan, Rights, Root, Security, Streams,
+};
 
 const ROUNDS: usize = 200;
 
@@ -29,6 +31,10 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let marks = match sandbox::acquire()? {
+        Rights::Own => Marks::Trusted,
+        _ => Marks::User,
+    };
     let space = tempfile::tempdir()?;
     let base = space.path().join("base");
     for name in ["bin", "dev", "proc", "sys"] {
@@ -48,13 +54,13 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut starts = Vec::new();
     for _ in 0..20 {
         let start = Instant::now();
-        let launcher = Launcher::start(Marks::Trusted)?;
+        let launcher = Launcher::start(marks)?;
         step(&launcher, &space_for(space.path(), &base, "first")?)?;
         starts.push(start.elapsed());
     }
     show("launcher and its first step", starts);
 
-    let launcher = Launcher::start(Marks::Trusted)?;
+    let launcher = Launcher::start(marks)?;
     let insecure = Security::Insecure(Entitled::among(&[Entitled::NAME]).ok_or("not entitled")?);
     for (name, network, security) in [
         ("step", Network::Host, Security::Sandbox),
