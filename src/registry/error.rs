@@ -11,14 +11,14 @@ use crate::reference::Platform;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The registry knows no such repository, tag or digest.
-    #[error("`{name}` does not exist on {host}{}", Nearest(nearest))]
+    #[error("`{name}` does not exist on {host}{tags}")]
     NotFound {
         /// What was asked for, as people write it.
         name: String,
         /// Who said so.
         host: String,
-        /// Tags of the repository that come near, best first.
-        nearest: Vec<String>,
+        /// What there is instead.
+        tags: Tags,
     },
     /// A blob that a manifest names is not there.
     #[error("{host} has no blob {digest} in `{repository}`")]
@@ -265,14 +265,31 @@ impl fmt::Display for CredentialsUsed {
     }
 }
 
-struct Nearest<'a>(&'a [String]);
+/// What a registry that lacks a tag has in its repository.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Tags {
+    /// It was not asked, or does not say.
+    #[default]
+    Unknown,
+    /// It has no such repository.
+    NoRepository,
+    /// Tags that come near, best first.
+    Nearest(Vec<String>),
+    /// None comes near: some of those that there are, and how many there are beside them.
+    Others(Vec<String>, usize),
+}
 
-impl fmt::Display for Nearest<'_> {
+impl fmt::Display for Tags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [] => Ok(()),
-            [tag] => write!(f, "; its nearest tag is `{tag}`"),
-            tags => write!(f, "; its nearest tags are `{}`", tags.join("`, `")),
+        let listed = |tags: &[String]| format!("`{}`", tags.join("`, `"));
+        match self {
+            Tags::Unknown => Ok(()),
+            Tags::NoRepository => f.write_str(", which has no such repository"),
+            Tags::Nearest(tags) if tags.len() == 1 => write!(f, "; its nearest tag is {}", listed(tags)),
+            Tags::Nearest(tags) => write!(f, "; its nearest tags are {}", listed(tags)),
+            Tags::Others(tags, 0) if tags.len() == 1 => write!(f, "; its one tag is {}", listed(tags)),
+            Tags::Others(tags, 0) => write!(f, "; its tags are {}", listed(tags)),
+            Tags::Others(tags, more) => write!(f, "; its tags are {} and {more} more", listed(tags)),
         }
     }
 }

@@ -24,5 +24,5 @@ pub use blob::BlobReader;
 pub use client::{Client, Fetched, Pushing, Taken};
 pub use config::{HostConfig, Identity, Proxies, RegistryConfig, Retry};
 pub use credentials::{Anonymous, Credential, CredentialError, Credentials, Kept, Keyring, Secret};
-pub use error::{Broken, CredentialsUsed, RegistryError};
+pub use error::{Broken, CredentialsUsed, RegistryError, Tags};
 pub use transport::{Payload, Request, Response, Transport, join_url, parse_url, unescape};

@@ -22,7 +22,7 @@ use croze::reference::ImageRef;
 use croze::registry::manifest::{Document, OCI_INDEX};
 use croze::registry::{
     Anonymous, Broken, Client, Credential, CredentialError, Credentials, CredentialsUsed, RegistryConfig, RegistryError, Retry,
-    Secret,
+    Secret, Tags,
 };
 use fixture::{Registry, SampleImage};
 use proxy::{Fault, Proxy};
@@ -78,9 +78,9 @@ async fn what_is_missing_is_told_apart() {
     let client = anonymous();
 
     let error = client.manifest(&image_ref(&registry.host, "test/image:bokworm")).await.expect_err("no such tag");
-    assert!(matches!(&error, RegistryError::NotFound { nearest, .. } if nearest == &["bookworm"]), "{error}");
+    assert!(matches!(&error, RegistryError::NotFound { tags: Tags::Nearest(tags), .. } if tags == &["bookworm"]), "{error}");
     let error = client.manifest(&image_ref(&registry.host, "test/none:1")).await.expect_err("no such repository");
-    assert!(matches!(&error, RegistryError::NotFound { nearest, .. } if nearest.is_empty()), "{error}");
+    assert!(matches!(&error, RegistryError::NotFound { tags: Tags::NoRepository, .. }), "{error}");
     let unknown = format!("test/image@{}", Digest::of(b"?"));
     let error = client.manifest(&image_ref(&registry.host, &unknown)).await.expect_err("no such digest");
     assert!(matches!(error, RegistryError::NotFound { .. }), "{error}");

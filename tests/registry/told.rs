@@ -47,6 +47,27 @@ fn a_registry_that_forbids() {
 }
 
 #[test]
+fn what_a_registry_does_not_have() {
+    let Some(registry) = Registry::start() else { return };
+    let foreign = SampleImage { layer_type: "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", ..SampleImage::new() };
+    registry.push(&SampleImage::new(), "test/image:1");
+    registry.push(&foreign, "test/image:foreign");
+    let (space, host) = (Space::new(), &registry.host);
+    let says = |image: &str, message: &str| {
+        let name = format!("{host}/{image}");
+        space.dockerfile(&format!("FROM {name}\n"));
+        let place = format!(" --> Dockerfile:1:6\n  |\n1 | FROM {name}\n  |      {}", "^".repeat(name.len()));
+        space.build(&[]).fails(3, &format!("error: `{name}` {message}\n{place}"));
+        space.croze(["pull", &name]).fails(3, &format!("error: `{name}` {message}"));
+    };
+    says("test/nothing:1", &format!("does not exist on {host}, which has no such repository"));
+    says("test/image:fore1gn", &format!("does not exist on {host}; its nearest tag is `foreign`"));
+    says("test/image:bookworm", &format!("does not exist on {host}; its tags are `1`, `foreign`"));
+    let layer = foreign.layer_digest();
+    says("test/image:foreign", &format!("has a foreign layer {layer}, whose bytes no registry holds"));
+}
+
+#[test]
 fn a_registry_that_hangs() {
     let Some((run, host, _)) = build_from("/manifests/1", vec![Fault::Hang; 9]) else { return };
     run.fails(3, &at_from(&format!("cannot reach {host}: no answer for a second"), &host, &[]));

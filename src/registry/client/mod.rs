@@ -9,7 +9,7 @@ use hyper::{Method, StatusCode};
 use super::auth::{self, Access, Answer, Granted};
 use super::config::{Endpoint, RegistryConfig};
 use super::credentials::{Credential, Credentials};
-use super::error::{Broken, RegistryError};
+use super::error::{Broken, RegistryError, Tags};
 use super::manifest::ACCEPTED;
 use super::transport::{Request, Response, Transport};
 use crate::digest::Digest;
@@ -187,7 +187,7 @@ impl Failures {
     }
 
     fn into_error(self, image_ref: &ImageRef) -> RegistryError {
-        let nobody = || RegistryError::NotFound { name: image_ref.familiar(), host: image_ref.host.clone(), nearest: Vec::new() };
+        let nobody = || RegistryError::NotFound { name: image_ref.familiar(), host: image_ref.host.clone(), tags: Tags::Unknown };
         self.last.map_or_else(nobody, |(_, error)| error)
     }
 }
@@ -229,7 +229,7 @@ mod tests {
         assert!(permitted(RegistryError::Status { url: "u".into(), status: 400, message: String::new() }));
         assert!(permitted(unreachable(Broken::Cut("reset".into()))));
         assert!(!permitted(unreachable(Broken::Refused)));
-        assert!(!permitted(RegistryError::NotFound { name: "n".into(), host: "h".into(), nearest: Vec::new() }));
+        assert!(!permitted(RegistryError::NotFound { name: "n".into(), host: "h".into(), tags: Tags::Unknown }));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::reference::ImageRef;
 use crate::registry::auth::Access;
 use crate::registry::blob::{BlobReader, consumed};
 use crate::registry::config::Endpoint;
-use crate::registry::error::{Broken, RegistryError};
+use crate::registry::error::{Broken, RegistryError, Tags};
 use crate::registry::manifest::LARGEST_DOCUMENT_BYTES;
 use crate::registry::transport::Response;
 
@@ -154,10 +154,13 @@ impl Client {
             }
         }
         let mut error = failures.into_error(image_ref);
-        if let (RegistryError::NotFound { nearest, .. }, None) = (&mut error, expected) {
+        if let (RegistryError::NotFound { tags, .. }, None) = (&mut error, expected) {
             // The first failure is what counts; a registry that lists no tags has none to offer.
-            let tags = self.tags(image_ref).await.unwrap_or_default();
-            *nearest = nearest_tags(reference, &tags);
+            *tags = match self.tags(image_ref).await {
+                Ok(there) => there_instead(reference, there),
+                Err(RegistryError::NotFound { .. }) => Tags::NoRepository,
+                Err(_) => Tags::Unknown,
+            };
         }
         Err(error)
     }
@@ -295,7 +298,7 @@ impl Client {
             status if status.is_success() => Ok(response),
             StatusCode::NOT_FOUND => {
                 let (name, host) = (image_ref.familiar(), endpoint.host.clone());
-                Err(RegistryError::NotFound { name, host, nearest: Vec::new() })
+                Err(RegistryError::NotFound { name, host, tags: Tags::Unknown })
             }
             _ => Err(response.into_status_error().await),
         }
@@ -321,6 +324,22 @@ fn range_start(response: &Response) -> Option<u64> {
     response.header(CONTENT_RANGE)?.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
 }
 
+/// Tags that are told where none comes near.
+const TAGS_TOLD: usize = 5;
+
+/// What to say of `tags`, among which is no `wanted`.
+fn there_instead(wanted: &str, mut tags: Vec<String>) -> Tags {
+    let nearest = nearest_tags(wanted, &tags);
+    if !nearest.is_empty() {
+        return Tags::Nearest(nearest);
+    }
+    // registries list them in any order
+    tags.sort_unstable();
+    let more = tags.len().saturating_sub(TAGS_TOLD);
+    tags.truncate(TAGS_TOLD);
+    if tags.is_empty() { Tags::Unknown } else { Tags::Others(tags, more) }
+}
+
 /// Up to three tags that come near `wanted`, best first.
 fn nearest_tags(wanted: &str, tags: &[String]) -> Vec<String> {
     let mut candidates: Vec<&str> = tags.iter().map(String::as_str).collect();
@@ -343,5 +362,12 @@ mod tests {
         let tags = ["1.20", "1.21", "latest", "edge"].map(str::to_owned);
         assert_eq!(nearest_tags("latst", &tags), ["latest"]);
         assert!(nearest_tags("bookworm", &tags).is_empty());
+        let said =
+            |wanted: &str, tags: &[&str]| there_instead(wanted, tags.iter().map(|tag| (*tag).to_owned()).collect()).to_string();
+        assert_eq!(said("latst", &["1", "latest"]), "; its nearest tag is `latest`");
+        assert_eq!(said("bookworm", &["1"]), "; its one tag is `1`");
+        assert_eq!(said("bookworm", &["1", "2"]), "; its tags are `1`, `2`");
+        assert_eq!(said("bookworm", &["1", "2", "3", "4", "5", "6", "7"]), "; its tags are `1`, `2`, `3`, `4`, `5` and 2 more");
+        assert_eq!(said("bookworm", &[]), "");
     }
 }
