@@ -149,8 +149,22 @@ impl ChainId {
 }
 
 /// An incremental SHA-256.
-#[derive(Clone, Default)]
-pub struct Hasher(Sha256);
+///
+/// Keys are made of many small parts, so those are gathered: a call of the hash function costs more than hashing a few bytes.
+#[derive(Clone)]
+pub struct Hasher {
+    hash: Sha256,
+    gathered: [u8; GATHERED_BYTES],
+    gathered_bytes: usize,
+}
+
+const GATHERED_BYTES: usize = 512;
+
+impl Default for Hasher {
+    fn default() -> Hasher {
+        Hasher { hash: Sha256::default(), gathered: [0; GATHERED_BYTES], gathered_bytes: 0 }
+    }
+}
 
 impl Hasher {
     /// An empty hash.
@@ -160,18 +174,32 @@ impl Hasher {
 
     /// Adds raw bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        if let Some(room) = self.gathered[self.gathered_bytes..].get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.gathered_bytes += bytes.len();
+            return;
+        }
+        self.hash.update(&self.gathered[..self.gathered_bytes]);
+        self.gathered_bytes = 0;
+        match self.gathered.get_mut(..bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.gathered_bytes = bytes.len();
+            }
+            None => self.hash.update(bytes),
+        }
     }
 
     /// Adds `bytes` behind their length, so that the boundary between two fields is part of the hash.
     pub fn field(&mut self, bytes: &[u8]) {
-        self.0.update((bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+        self.update(&(bytes.len() as u64).to_le_bytes());
+        self.update(bytes);
     }
 
     /// The digest of all that was added.
-    pub fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+    pub fn finish(mut self) -> Digest {
+        self.hash.update(&self.gathered[..self.gathered_bytes]);
+        Digest(self.hash.finalize().into())
     }
 }
 
@@ -279,6 +307,16 @@ mod tests {
         assert_eq!(found, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
         let found = hmac(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First").hex();
         assert_eq!(found, "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+    }
+
+    #[test]
+    fn the_size_of_the_parts_does_not_matter() {
+        let bytes: Vec<u8> = (0..5000_u32).map(|number| number as u8).collect();
+        for size in [1, 7, 64, 511, 512, 513, 1025, 5000] {
+            let mut hasher = Hasher::new();
+            bytes.chunks(size).for_each(|part| hasher.update(part));
+            assert_eq!(hasher.finish(), Digest::of(&bytes), "{size}");
+        }
     }
 
     #[test]

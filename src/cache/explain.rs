@@ -26,7 +26,7 @@ pub struct Description {
 impl Description {
     /// The description of a step whose key has these parts; the layers among them are told by `layers`.
     pub fn new(base: Option<(String, Digest)>, layers: Vec<DiffId>, parts: ListSink) -> Description {
-        let parts = parts.0.into_iter().filter(|(name, _)| name != "layer" && name != "version").collect();
+        let parts = parts.0.into_iter().filter(|(name, _)| name != "layers" && name != "version").collect();
         Description { base, layers, parts, files: BTreeMap::new() }
     }
 }

@@ -31,7 +31,7 @@ impl KeySink for HashSink {
 }
 
 /// The parts that are no text.
-const BINARY: &[&str] = &["layer", "content", "bind content", "secret value", "shm size", "tmpfs"];
+const BINARY: &[&str] = &["layers", "content", "bind content", "secret value", "shm size", "tmpfs"];
 
 /// Keeps the parts as text, those that are none as hexadecimal digits.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl KeySink for ListSink {
 }
 
 /// The version of all keys: changing what a key holds changes this.
-pub const VERSION: &[u8] = b"croze-key-1";
+pub const VERSION: &[u8] = b"croze-key-2";
 
 /// The parts of a command's key. `parents` is the stack it runs on, bottom first; `mounted` the content of each bind mount's
 /// source, in the order of `op.mounts`, the keyed digest of a secret that is to take part, `None` for other mounts.
@@ -110,9 +110,9 @@ pub fn adoption(parents: &[DiffId], content: &[u8]) -> CacheKey {
 }
 
 fn stack(parents: &[DiffId], sink: &mut dyn KeySink) {
-    for diff_id in parents {
-        sink.part("layer", diff_id.0.as_bytes());
-    }
+    // one part: the last of a hundred steps has a hundred layers below it
+    let layers: Vec<u8> = parents.iter().flat_map(|diff_id| diff_id.0.as_bytes()).copied().collect();
+    sink.part("layers", &layers);
 }
 
 fn mount(mount: &Mount, content: Option<ContentDigest>, sink: &mut dyn KeySink) {

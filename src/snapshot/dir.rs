@@ -465,6 +465,7 @@ pub fn meta_of(stat: &Stat) -> Meta {
         gid: stat.st_gid,
         size_bytes,
         mtime: Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
+        ctime: Time { seconds: stat.st_ctime, nanoseconds: u32::try_from(stat.st_ctime_nsec).unwrap_or(0) },
         links: stat.st_nlink,
         inode: (stat.st_dev, stat.st_ino),
     }

@@ -32,7 +32,7 @@ pub use dir::Dir;
 pub use stand_in::owners_are_notes;
 pub use testimony::{Testimony, Told, Witness};
 pub use tree::{FileKind, FileTree, Last, Meta, Resolved, Time, TreePath, Xattrs, resolve};
-pub use view::{DirTree, View};
+pub use view::{DirTree, View, open_layer};
 
 /// Why a tree could not be read or written.
 #[derive(Debug, thiserror::Error)]

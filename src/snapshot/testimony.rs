@@ -85,7 +85,8 @@ impl Stat {
             _ => FileKind::File,
         };
         let nanoseconds = nanoseconds.min(999_999_999);
-        Meta { kind, mode: mode & 0o7777, uid, gid, size_bytes, mtime: Time { seconds, nanoseconds }, links: 1, inode: (0, 0) }
+        let (mode, mtime, ctime) = (mode & 0o7777, Time { seconds, nanoseconds }, Time::default());
+        Meta { kind, mode, uid, gid, size_bytes, mtime, ctime, links: 1, inode: (0, 0) }
     }
 }
 

@@ -154,6 +154,8 @@ pub struct Meta {
     pub size_bytes: u64,
     /// Modification time.
     pub mtime: Time,
+    /// When the inode changed last, which nobody can set; 1970 where it does not matter.
+    pub ctime: Time,
     /// Names that the inode has on disk; 1 where it does not matter.
     pub links: u64,
     /// Device and inode on disk, to find hard links within one tree.

@@ -1,7 +1,7 @@
 //! Trees on disk as [`FileTree`]s: a stack of layer trees seen as overlayfs would show it, and one plain directory.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::dir::{Dir, WHITEOUT};
@@ -19,7 +19,7 @@ pub struct View {
 }
 
 /// The directories of one path, top layer first; empty if the path is no directory.
-type Merged = Arc<Vec<Dir>>;
+type Merged = Arc<Vec<Arc<Dir>>>;
 
 /// Merged directories that were asked before. A copy asks for the neighbours of what it asked last, so this saves most of
 /// the walk from the root; it is emptied when it holds too many descriptors.
@@ -38,10 +38,14 @@ impl View {
     /// # Errors
     /// `Io` if a layer's directory cannot be opened.
     pub fn new(layers: Vec<PathBuf>) -> Result<View, SnapshotError> {
-        let open =
-            |layer: &PathBuf| Dir::open(layer).map_err(|err| SnapshotError::io("open the layer of", &TreePath::root(), err));
-        let roots = layers.iter().rev().map(open).collect::<Result<Vec<_>, _>>()?;
-        Ok(View { cache: Mutex::default(), roots: Arc::new(roots) })
+        let roots = layers.iter().map(|layer| open_layer(layer)).collect::<Result<Vec<_>, _>>()?;
+        Ok(View::of(roots))
+    }
+
+    /// The same of layers that are open, for stacks that share many.
+    pub fn of(mut layers: Vec<Arc<Dir>>) -> View {
+        layers.reverse();
+        View { cache: Mutex::default(), roots: Arc::new(layers) }
     }
 
     /// The directories that make up `path`, top layer first.
@@ -87,7 +91,7 @@ impl View {
     /// The topmost directory that has the last component of `path`, and what it is there; never a whiteout.
     fn find(&self, path: &TreePath) -> Result<Option<(Merged, usize, Meta)>, SnapshotError> {
         let Some(name) = path.file_name() else {
-            let meta = self.roots.first().map(Dir::meta).transpose();
+            let meta = self.roots.first().map(|root| root.meta()).transpose();
             let meta = meta.map_err(|err| SnapshotError::io("look up", path, err))?;
             return Ok(meta.map(|meta| (self.roots.clone(), 0, meta)));
         };
@@ -108,14 +112,22 @@ impl View {
     }
 }
 
+/// Opens the tree of a layer.
+///
+/// # Errors
+/// `Io` if it cannot be opened.
+pub fn open_layer(tree: &Path) -> Result<Arc<Dir>, SnapshotError> {
+    Dir::open(tree).map(Arc::new).map_err(|err| SnapshotError::io("open the layer of", &TreePath::root(), err))
+}
+
 /// The directories called `name` in `dirs` that merge into one, top first.
-fn merge(dirs: &[Dir], name: &[u8]) -> std::io::Result<Vec<Dir>> {
+fn merge(dirs: &[Arc<Dir>], name: &[u8]) -> std::io::Result<Vec<Arc<Dir>>> {
     let mut merged = Vec::new();
     for dir in dirs {
         match dir.open_dir(name) {
             Ok(child) => {
                 let opaque = child.is_opaque()?;
-                merged.push(child);
+                merged.push(Arc::new(child));
                 if opaque {
                     break;
                 }
@@ -197,7 +209,7 @@ impl DirTree {
     ///
     /// # Errors
     /// `Io` if it is no directory or cannot be opened.
-    pub fn open(path: &std::path::Path) -> Result<DirTree, SnapshotError> {
+    pub fn open(path: &Path) -> Result<DirTree, SnapshotError> {
         let root = Dir::open(path).map_err(|err| SnapshotError::io("open", &TreePath::root(), err))?;
         Ok(DirTree { root })
     }
@@ -267,7 +279,6 @@ fn open_regular(dir: &Dir, path: &TreePath, meta: &Meta) -> Result<TreeFile, Sna
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use super::*;
     use crate::snapshot::testing::{self, Mounted};

@@ -3,18 +3,17 @@
 //! A [`Context`] is a [`FileTree`] in which everything belongs to 0:0 and has no xattrs, as BuildKit's transfer leaves it.
 //! Digests of its files come from a persistent index of what was hashed before, see [`stat_index`](super::stat_index).
 
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rustix::fs::{AtFlags, Stat};
+use rustix::fs::AtFlags;
 
 use super::digest::{FileDigests, Hashing};
 use super::extract::{ExtractError, Target};
 use super::follow;
 use super::git::Checkout;
-use super::stat_index::{Identity, StatIndex, nanos_since_1970};
+use super::stat_index::{Identity, StatChange, StatIndex};
 use crate::digest::Digest;
 use crate::dockerfile::ignore::{DirState, PatternError, Patterns};
 use crate::layer::archive::{Packing, Reader};
@@ -86,8 +85,6 @@ pub struct Context {
     store: Store,
     /// Loaded when the first digest is asked for.
     index: Mutex<Option<StatIndex>>,
-    /// What listing directories told beside [`Meta`], by device and inode, so that no file is asked twice.
-    seen: Mutex<HashMap<(u64, u64), Identity>>,
     /// Whether owners are those of the files, as in an archive that somebody sent, or root for all, as in a directory.
     owners: Owners,
     /// What must stay for as long as the context is read.
@@ -124,7 +121,6 @@ impl Context {
             asked: OnceLock::new(),
             store: store.clone(),
             index: Mutex::default(),
-            seen: Mutex::default(),
             owners: Owners::Root,
             _held: None,
         })
@@ -202,10 +198,11 @@ impl Context {
     /// `Store`; losing the index costs a re-hash, no more.
     pub fn save_index(&self) -> Result<(), ContextError> {
         let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entries) = index.as_ref().and_then(StatIndex::changed) {
-            self.store.set_stat_index(&self.directory, &entries)?;
+        match index.as_ref().and_then(StatIndex::changed) {
+            Some(StatChange::All(entries)) => Ok(self.store.set_stat_index(&self.directory, &entries)?),
+            Some(StatChange::Recent(entries)) => Ok(self.store.set_recent_stat_index(&self.directory, &entries)?),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What `path` looks like in the image; `None` if it is hidden.
@@ -255,10 +252,8 @@ impl FileTree for Context {
 
     fn read_dir(&self, path: &TreePath) -> Result<Vec<(Vec<u8>, Meta)>, SnapshotError> {
         let mut offered = Vec::new();
-        let mut identities = Vec::new();
         let state = self.asked.get().and_then(|asked| state_of(asked, path));
-        for (name, stat) in self.list(path)? {
-            let meta = dir::meta_of(&stat);
+        for (name, meta) in self.list(path)? {
             let asked = self.asked.get().zip(state.as_ref());
             if asked.is_some_and(|(asked, state)| !is_entry_asked(asked, state, &name, &meta)) {
                 continue;
@@ -267,14 +262,8 @@ impl FileTree for Context {
                 Some(_) => self.left_by_ignore(&path.child(&name), meta)?,
                 None => Some(self.as_offered(meta)),
             };
-            if let Some(meta) = visible {
-                if meta.kind == FileKind::File {
-                    identities.push((meta.inode, identity(&stat)));
-                }
-                offered.push((name, meta));
-            }
+            offered.extend(visible.map(|meta| (name, meta)));
         }
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(identities);
         Ok(offered)
     }
 
@@ -301,14 +290,14 @@ impl FileDigests for Context {
         if index.is_off() {
             return Hashing(&self.files).digests(files);
         }
-        let identities = self.identities(files)?;
+        let identities: Vec<Identity> = files.iter().map(|(_, meta)| Identity::of(meta)).collect();
         index.digests(&identities, |number| Ok(files[number].0.clone()), &self.files)
     }
 }
 
 impl Context {
-    /// The names in a directory with the kernel's whole answer, sorted by bytes.
-    fn list(&self, path: &TreePath) -> Result<Vec<(Vec<u8>, Stat)>, SnapshotError> {
+    /// The names in a directory with the kernel's answers, sorted by bytes.
+    fn list(&self, path: &TreePath) -> Result<Vec<(Vec<u8>, Meta)>, SnapshotError> {
         let failed = |err: io::Error| match err.raw_os_error() {
             Some(libc::ENOTDIR | libc::ELOOP) => SnapshotError::NotADirectory { path: path.clone() },
             _ => SnapshotError::io("read directory", path, err),
@@ -319,28 +308,13 @@ impl Context {
         let mut listed = Vec::with_capacity(names.len());
         for name in names {
             match rustix::fs::statat(&dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => listed.push((name, stat)),
+                Ok(stat) => listed.push((name, dir::meta_of(&stat))),
                 // deleted since it was listed
                 Err(rustix::io::Errno::NOENT) => {}
                 Err(err) => return Err(failed(err.into())),
             }
         }
         Ok(listed)
-    }
-
-    /// Device, inode, size and all times of each file: those seen while listing, the kernel's answer for others.
-    fn identities(&self, files: &[(TreePath, Meta)]) -> Result<Vec<Identity>, SnapshotError> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let identify = |(path, meta): &(TreePath, Meta)| match seen.get(&meta.inode) {
-            Some(identity) if identity.is_of(meta) => Ok(*identity),
-            _ => self.identify(path).map_err(|err| SnapshotError::io("look at", path, err)),
-        };
-        files.iter().map(identify).collect()
-    }
-
-    fn identify(&self, path: &TreePath) -> io::Result<Identity> {
-        let dir = self.root.open_beneath(&path.parent())?;
-        Ok(identity(&rustix::fs::statat(&dir, path.file_name().unwrap_or_default(), AtFlags::SYMLINK_NOFOLLOW)?))
     }
 }
 
@@ -369,16 +343,6 @@ fn is_entry_asked(asked: &Patterns, state: &DirState, name: &[u8], meta: &Meta) 
     let is_on_the_way = meta.kind == FileKind::Directory && entry.below.may_match(asked);
     // what matches is asked for: these patterns are turned around
     entry.ignored || is_on_the_way
-}
-
-fn identity(stat: &Stat) -> Identity {
-    Identity {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-        size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
-        mtime_nanos: nanos_since_1970(stat.st_mtime, stat.st_mtime_nsec),
-        ctime_nanos: nanos_since_1970(stat.st_ctime, stat.st_ctime_nsec),
-    }
 }
 
 #[cfg(test)]

@@ -56,6 +56,15 @@ pub struct StatEntry {
     pub digest: Digest,
 }
 
+/// The stat index of a context: what its files hashed to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StatEntries {
+    /// Most of it.
+    pub base: Vec<StatEntry>,
+    /// What came later; replaces what `base` says of the same inodes.
+    pub recent: Vec<StatEntry>,
+}
+
 /// What [`Store::check_index`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IndexCheck {
@@ -163,29 +172,46 @@ impl Store {
         Ok(IndexCheck { records: records.len() - gone.len(), dangling: gone.len(), replaced })
     }
 
-    /// The stat index of the context at `directory` (its canonical path), sorted by (device, inode); empty if there is none.
-    pub fn stat_index(&self, directory: &Path) -> Result<Vec<StatEntry>, StoreError> {
-        let packed: Option<Vec<u8>> = self.inner.db.read(|connection| {
-            connection
-                .prepare_cached("SELECT entries FROM stat_indexes WHERE directory = ?1")?
-                .query_row([directory.as_os_str().as_encoded_bytes()], |row| row.get(0))
-                .optional()
-        })?;
-        Ok(unpack(&packed.unwrap_or_default()))
+    /// The stat index of the context at `directory` (its canonical path); empty if there is none.
+    pub fn stat_index(&self, directory: &Path) -> Result<StatEntries, StoreError> {
+        self.inner.db.read(|connection| {
+            let mut select = connection.prepare_cached("SELECT entries FROM stat_indexes WHERE directory = ?1")?;
+            let mut entries = |name: &[u8]| -> rusqlite::Result<Vec<StatEntry>> {
+                let packed = select.query_row([name], |row| Ok(unpack(row.get_ref(0)?.as_blob()?))).optional()?;
+                Ok(packed.unwrap_or_default())
+            };
+            let directory = directory.as_os_str().as_encoded_bytes();
+            Ok(StatEntries { base: entries(directory)?, recent: entries(&recent_of(directory))? })
+        })
     }
 
     /// Replaces the stat index of a context. Losing it costs a re-hash, so it is written without sync.
     pub fn set_stat_index(&self, directory: &Path, entries: &[StatEntry]) -> Result<(), StoreError> {
-        let mut entries = entries.to_vec();
-        entries.sort_unstable_by_key(|entry| (entry.device, entry.inode));
-        let packed = pack(&entries);
+        let packed = pack(entries);
+        let directory = directory.as_os_str().as_encoded_bytes();
         self.inner.db.write(|transaction| {
-            transaction
-                .prepare_cached("INSERT OR REPLACE INTO stat_indexes VALUES (?1, ?2)")?
-                .execute(params![directory.as_os_str().as_encoded_bytes(), packed])
-                .map(drop)
+            set_stat_entries(transaction, directory, &packed)?;
+            let mut delete = transaction.prepare_cached("DELETE FROM stat_indexes WHERE directory = ?1")?;
+            delete.execute([recent_of(directory)]).map(drop)
         })
     }
+
+    /// Replaces what a context's stat index keeps apart, and leaves the rest of it as it is.
+    pub fn set_recent_stat_index(&self, directory: &Path, entries: &[StatEntry]) -> Result<(), StoreError> {
+        let packed = pack(entries);
+        let name = recent_of(directory.as_os_str().as_encoded_bytes());
+        self.inner.db.write(|transaction| set_stat_entries(transaction, &name, &packed))
+    }
+}
+
+fn set_stat_entries(transaction: &Transaction<'_>, name: &[u8], packed: &[u8]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO stat_indexes VALUES (?1, ?2)")?;
+    insert.execute(params![name, packed]).map(drop)
+}
+
+/// Where the recent entries of a context's stat index are: no path has a zero byte.
+fn recent_of(directory: &[u8]) -> Vec<u8> {
+    [directory, b"\0recent"].concat()
 }
 
 /// `user_version` of the tables below; an index with another one is dropped.
@@ -496,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stat_index_comes_back_sorted() {
+    fn a_stat_index_comes_back() {
         let (_space, store) = store();
         let entry = |inode| StatEntry {
             device: 1,
@@ -506,9 +532,13 @@ mod tests {
             ctime_nanos: i64::MAX,
             digest: Digest::of(b"x"),
         };
-        store.set_stat_index(Path::new("/ctx"), &[entry(2), entry(1)]).expect("set");
-        assert_eq!(store.stat_index(Path::new("/ctx")).expect("asked"), [entry(1), entry(2)]);
-        assert!(store.stat_index(Path::new("/other")).expect("asked").is_empty());
+        let asked = |directory: &str| store.stat_index(Path::new(directory)).expect("asked");
+        store.set_stat_index(Path::new("/ctx"), &[entry(1), entry(2)]).expect("set");
+        store.set_recent_stat_index(Path::new("/ctx"), &[entry(3)]).expect("set");
+        assert_eq!(asked("/ctx"), StatEntries { base: vec![entry(1), entry(2)], recent: vec![entry(3)] });
+        assert_eq!(asked("/other"), StatEntries::default());
+        store.set_stat_index(Path::new("/ctx"), &[entry(4)]).expect("set");
+        assert_eq!(asked("/ctx"), StatEntries { base: vec![entry(4)], recent: Vec::new() });
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! carries the boot that it was written in. One of an earlier boot is read through before it is used for the first time
 //! ([`Soundness::Unproven`]); if it is whole, it has come from the disk and is marked as proven, once and for all.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +105,25 @@ const PROVEN: &str = "proven";
 impl Store {
     /// The layer `diff_id`, if it is there. One whose record is damaged or whose files are gone goes to the trash and counts
     /// as absent.
+    ///
+    /// One that was found as files once is not looked for again: every step of a cached build asks for its layer, so do the
+    /// readers of its files and the output.
     pub fn layer(&self, diff_id: &DiffId) -> Result<Option<StoredLayer>, StoreError> {
+        if let Some(layer) = self.seen().get(diff_id) {
+            return Ok(Some(layer.clone()));
+        }
+        let found = self.look_for_layer(diff_id)?;
+        if let Some(layer @ StoredLayer { kept: Kept::Tree(_), soundness: Soundness::Sound, .. }) = &found {
+            self.seen().insert(*diff_id, layer.clone());
+        }
+        Ok(found)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<DiffId, StoredLayer>> {
+        self.inner.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_for_layer(&self, diff_id: &DiffId) -> Result<Option<StoredLayer>, StoreError> {
         let place = self.layer_place(diff_id);
         let Some(text) = read_if_there(&place.join("record"))? else { return Ok(None) };
         let found = serde_json::from_slice::<RecordFile>(&text).ok().filter(|file| file.record.diff_id == *diff_id);
@@ -138,6 +158,7 @@ impl Store {
 
     /// Drops a layer that turned out to be damaged.
     pub fn drop_layer(&self, diff_id: &DiffId) -> Result<(), StoreError> {
+        self.seen().remove(diff_id);
         self.trash(&self.layer_place(diff_id))
     }
 
@@ -172,7 +193,7 @@ impl Store {
                 Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
                     // a damaged one is dropped by `layer`, one without a record here; then ours may move in
                     // and so it may in place of one that nobody has looked at since the machine started
-                    match self.layer(&record.diff_id)? {
+                    match self.look_for_layer(&record.diff_id)? {
                         Some(StoredLayer { kept: Kept::Packed(_), .. }) if matches!(kept, Kept::Tree(_)) => {
                             if exchange(&bundle.path, &place).is_err() {
                                 // a file system that cannot: for a moment the layer is absent, which is no worse than pruned

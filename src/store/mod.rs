@@ -25,16 +25,17 @@
 //! digest, the index by SQLite's checksums, layer records by their JSON; each is then dropped and made anew. A layer tree of an
 //! earlier boot is read through once before it is used ([`Soundness`]).
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use crate::digest::Digest;
+use crate::digest::{DiffId, Digest};
 
 mod blob;
 mod db;
@@ -50,7 +51,7 @@ mod temp;
 mod usage;
 
 pub use blob::{BlobWriter, VerifiedBlob};
-pub use db::{IndexCheck, Record, StatEntry, Variant};
+pub use db::{IndexCheck, Record, StatEntries, StatEntry, Variant};
 pub use format::Flavour;
 pub use layers::{Kept, LayerRecord, Soundness, StoredLayer};
 pub use lease::{Lease, Pruning};
@@ -141,6 +142,8 @@ struct Inner {
     /// This process's corner of `tmp/`, made when first needed: a build that finds everything cached writes nothing.
     scratch: OnceLock<temp::Scratch>,
     boot: OnceLock<String>,
+    /// Layers that this process found whole, kept as files: nobody drops what a running command has looked at.
+    seen: Mutex<HashMap<DiffId, StoredLayer>>,
     root: PathBuf,
 }
 
@@ -153,7 +156,8 @@ impl Store {
         let root = std::path::absolute(root).map_err(StoreError::io("find", root))?;
         let flavour = format::open_or_create(&root)?;
         let db = db::Db::new(&root);
-        Ok(Store { inner: Arc::new(Inner { flavour, db, scratch: OnceLock::new(), boot: OnceLock::new(), root }) })
+        let (scratch, boot, seen) = Default::default();
+        Ok(Store { inner: Arc::new(Inner { flavour, db, scratch, boot, seen, root }) })
     }
 
     /// The store's directory, absolute.

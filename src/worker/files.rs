@@ -283,7 +283,7 @@ impl LocalWorker {
 
     /// The first input as a tree, the others as what they are.
     async fn open(&self, inputs: &[Output]) -> Result<(View, Vec<Readable>), WorkError> {
-        let parent = View::new(self.trees(stack(&inputs[0])).await?)?;
+        let parent = self.view(stack(&inputs[0])).await?;
         Ok((parent, self.open_readable(&inputs[1..]).await?))
     }
 
@@ -291,7 +291,7 @@ impl LocalWorker {
         let mut readable = Vec::with_capacity(inputs.len());
         for input in inputs {
             readable.push(match input {
-                Output::Stack(stack) => Readable::View(View::new(self.trees(stack).await?)?),
+                Output::Stack(stack) => Readable::View(self.view(stack).await?),
                 Output::Context(context) => Readable::Context(context.clone()),
                 Output::Download(file) => Readable::Download(self.downloaded(file)),
             });
@@ -337,7 +337,7 @@ impl LocalWorker {
             }
             let _turn = self.turn(&inputs[*input..=*input]).await?;
             let readable = match &inputs[*input] {
-                Output::Stack(stack) => Readable::View(View::new(self.trees(stack).await?)?),
+                Output::Stack(stack) => Readable::View(self.view(stack).await?),
                 Output::Context(context) => Readable::Context(context.clone()),
                 Output::Download(_) => unreachable!("the plan mounts file systems and contexts"),
             };

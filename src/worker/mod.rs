@@ -24,7 +24,9 @@ use crate::reference::ImageRef;
 use crate::registry::Client;
 use crate::sandbox::{self, Launcher};
 use crate::schedule::{Novelty, Prepared, Slot, Worker};
+use crate::snapshot::dir::Dir;
 use crate::snapshot::xattr::Family;
+use crate::snapshot::{View, open_layer};
 use crate::source;
 use crate::source::context::Context;
 use crate::source::http::HttpFile;
@@ -193,11 +195,16 @@ impl Shared {
     }
 }
 
+/// Descriptors that stay open for layers that are looked at.
+const MAX_OPEN_TREES: usize = 256;
+
 /// Runs steps on this machine.
 pub struct LocalWorker {
     shared: Arc<Shared>,
     fetched: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
     trees: Mutex<HashMap<DiffId, PathBuf>>,
+    /// Open trees, [`MAX_OPEN_TREES`] at most: each step of a long stage looks at all layers below it.
+    open_trees: Mutex<HashMap<PathBuf, Arc<Dir>>>,
     launcher: Arc<OnceCell<Launcher>>,
     network: Arc<OnceCell<DefaultNetwork>>,
     sources: Mutex<Sources>,
@@ -213,8 +220,9 @@ impl LocalWorker {
         let canceling = Arc::new(attend::Canceling::new(shared.cancel.clone())?);
         let turns = Semaphore::new(shared.processors.max(1));
         let fittings = Arc::new(fittings::Fittings::new(shared.store.clone()));
-        let (fetched, trees, launcher, network, sources) = Default::default();
-        Ok(LocalWorker { shared: Arc::new(shared), fetched, trees, launcher, network, sources, canceling, fittings, turns })
+        let (fetched, trees, open_trees, launcher, network, sources) = Default::default();
+        let shared = Arc::new(shared);
+        Ok(LocalWorker { shared, fetched, trees, open_trees, launcher, network, sources, canceling, fittings, turns })
     }
 
     /// What downloads and git trees stood for in the steps that were looked at so far.
@@ -240,6 +248,26 @@ impl LocalWorker {
             });
         }
         Ok(trees)
+    }
+
+    /// A stack's files, to be looked at.
+    pub async fn view(&self, stack: &Stack) -> Result<View, WorkError> {
+        let trees = self.trees(stack).await?;
+        let mut open = self.open_trees.lock().expect("no holder of this lock panics");
+        let mut layers = Vec::with_capacity(trees.len());
+        for tree in trees {
+            layers.push(match open.get(&tree) {
+                Some(layer) => layer.clone(),
+                None => {
+                    let layer = open_layer(&tree)?;
+                    if open.len() < MAX_OPEN_TREES {
+                        open.insert(tree, layer.clone());
+                    }
+                    layer
+                }
+            });
+        }
+        Ok(View::of(layers))
     }
 
     /// Makes sure that the layers of a stack are there which no step has read: those of base images and of caches elsewhere.

@@ -238,6 +238,7 @@ impl FileTree for Merged<'_> {
                 gid: node.owner.gid,
                 size_bytes: 0,
                 mtime: Time::default(),
+                ctime: Time::default(),
                 links: 1,
                 inode: (0, 0),
             })),

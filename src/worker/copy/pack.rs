@@ -103,7 +103,7 @@ impl<'a> Packing<'a> {
         // the kernel's word for links
         let mode = if kind == FileKind::Symlink { 0o777 } else { attributes.mode };
         let (uid, gid, mtime) = (attributes.uid, attributes.gid, attributes.mtime);
-        Meta { kind, mode, uid, gid, size_bytes, mtime, links: 1, inode: (0, 0) }
+        Meta { kind, mode, uid, gid, size_bytes, mtime, ctime: Time::default(), links: 1, inode: (0, 0) }
     }
 }
 

@@ -139,6 +139,41 @@ struct Planner<'a> {
     source_number: usize,
 }
 
+/// What a directory's copy adds to a layout. A walk brings its names in order, so that all of them are put in at once, and
+/// below a directory that the tree copied into does not have nothing is looked up.
+struct Growth {
+    /// Whether the layout held nothing at the destination before.
+    is_first: bool,
+    /// A directory, walked last, that is not in the tree copied into.
+    fresh: Option<TreePath>,
+    nodes: Vec<(TreePath, Node)>,
+}
+
+impl Growth {
+    fn new(layout: &Layout, destination: &TreePath) -> Growth {
+        let is_first = layout.nodes.keys().all(|path| destination.starts_with(path));
+        let fresh = layout.nodes.get(destination).is_some_and(|node| node.fresh).then(|| destination.clone());
+        Growth { is_first, fresh, nodes: Vec::new() }
+    }
+
+    /// What the tree copied into has at `path`, the next name of the walk.
+    fn there(&mut self, path: &TreePath, parent: &dyn FileTree) -> Result<Option<Meta>, SnapshotError> {
+        if self.fresh.as_ref().is_some_and(|fresh| path.starts_with(fresh)) {
+            return Ok(None);
+        }
+        let there = parent.lookup(path)?;
+        self.fresh = there.is_none().then(|| path.clone());
+        Ok(there)
+    }
+
+    fn join(&mut self, layout: &mut Layout) {
+        if !self.nodes.is_empty() {
+            let former = std::mem::take(&mut layout.nodes);
+            layout.nodes = former.into_iter().chain(self.nodes.drain(..)).collect();
+        }
+    }
+}
+
 /// Something that a source names.
 struct Found {
     /// The last component of its name as written, before links were followed.
@@ -291,9 +326,14 @@ impl Planner<'_> {
     fn file(&mut self, name: &[u8], node: Node) -> Result<(), CopyError> {
         let to = self.resolve_destination()?;
         let is_directory = to.path.is_root() || to.meta.is_some_and(|meta| meta.kind == FileKind::Directory);
-        let path = if is_directory { to.path.child(name) } else { to.path };
+        let (path, there) = if is_directory {
+            let path = to.path.child(name);
+            let there = self.merged().lookup(&path)?;
+            (path, there)
+        } else {
+            (to.path, to.meta)
+        };
         self.make_directories(&path.parent())?;
-        let there = self.merged().lookup(&path)?;
         if there.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(CopyError::OntoDirectory { source_number: self.source_number, path });
         }
@@ -324,14 +364,33 @@ impl Planner<'_> {
         }
         let mut first_names: HashMap<(u64, u64), TreePath> = HashMap::new();
         let mut chosen = Vec::new();
+        let mut growth = Growth::new(&self.layout, &to.path);
         for selected in select(tree, root, &Selection { include, excludes: &self.excludes })? {
             let path = to.path.join(&selected.path);
             let from = root.join(&selected.path);
             if include.is_some() && selected.reason == Reason::Chosen {
                 chosen.push(selected.path.clone());
             }
-            self.selected(number, tree, selected, from, path, &mut first_names)?;
+            let there = if growth.is_first { growth.there(&path, self.parent)? } else { self.merged().lookup(&path)? };
+            if let Some(there) = there.filter(|_| selected.meta.kind == FileKind::Directory && selected.reason == Reason::OnTheWay)
+                && there.kind == FileKind::Directory
+            {
+                growth.join(&mut self.layout);
+                self.make_directories(&path)?;
+                // the mode of the source, whatever `--chmod` says, and nothing else of it
+                if let Some(node) = self.layout.nodes.get_mut(&path) {
+                    node.mode = selected.meta.mode;
+                }
+                continue;
+            }
+            let node = self.selected(number, tree, selected, (from, &path), there, &mut first_names)?;
+            if growth.is_first {
+                growth.nodes.push((path, node));
+            } else {
+                self.layout.nodes.insert(path, node);
+            }
         }
+        growth.join(&mut self.layout);
         Ok(chosen)
     }
 
@@ -340,27 +399,20 @@ impl Planner<'_> {
         number: usize,
         tree: &dyn FileTree,
         selected: Selected,
-        from: TreePath,
-        path: TreePath,
+        (from, path): (TreePath, &TreePath),
+        there: Option<Meta>,
         first_names: &mut HashMap<(u64, u64), TreePath>,
-    ) -> Result<(), CopyError> {
-        let Selected { meta, xattrs, reason, .. } = selected;
-        let there = self.merged().lookup(&path)?;
+    ) -> Result<Node, CopyError> {
+        let Selected { meta, xattrs, .. } = selected;
         let is_directory = there.is_some_and(|there| there.kind == FileKind::Directory);
         let content = match meta.kind {
             FileKind::Directory if there.is_some() && !is_directory => {
-                return Err(CopyError::OntoFile { source_number: self.source_number, path });
-            }
-            FileKind::Directory if is_directory && reason == Reason::OnTheWay => {
-                self.make_directories(&path)?;
-                // the mode of the source, whatever `--chmod` says, and nothing else of it
-                if let Some(node) = self.layout.nodes.get_mut(&path) {
-                    node.mode = meta.mode;
-                }
-                return Ok(());
+                return Err(CopyError::OntoFile { source_number: self.source_number, path: path.clone() });
             }
             FileKind::Directory => NodeContent::Directory,
-            _ if is_directory => return Err(CopyError::OntoDirectory { source_number: self.source_number, path }),
+            _ if is_directory => {
+                return Err(CopyError::OntoDirectory { source_number: self.source_number, path: path.clone() });
+            }
             FileKind::File => {
                 let linked_to = (meta.links > 1).then(|| match first_names.get(&meta.inode) {
                     Some(first) => Some(first.clone()),
@@ -379,7 +431,7 @@ impl Planner<'_> {
         let mut node = self.copied(content, &meta, xattrs);
         node.fresh = there.is_none();
         if there.is_some()
-            && let Some(former) = self.layout.nodes.get(&path)
+            && let Some(former) = self.layout.nodes.get(path)
         {
             node.fresh |= former.fresh;
             if node.kind() == FileKind::Directory {
@@ -387,8 +439,7 @@ impl Planner<'_> {
                 node.stage = former.stage;
             }
         }
-        self.layout.nodes.insert(path, node);
-        Ok(())
+        Ok(node)
     }
 
     /// Unpacks an archive into the destination, which is always a directory.

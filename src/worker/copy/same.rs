@@ -17,6 +17,9 @@ use crate::snapshot::{FileKind, Meta, SnapshotError, TreePath, Xattrs};
 /// Nothing does if there are archives: what they hold is not known yet. Nor does a file with several names.
 pub(super) fn leave_out(layout: &mut Layout, parent: TreeInput<'_>) -> Result<(), SnapshotError> {
     let same = same_in(parent, layout)?;
+    if same.is_empty() {
+        return Ok(());
+    }
     let mut holders = HashSet::new();
     for (path, node) in layout.nodes.iter_mut().rev() {
         node.is_left_out = same.contains(path) && !holders.contains(path);
