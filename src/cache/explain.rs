@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::ListSink;
+use super::states::{Changes, FileStates};
 use crate::digest::{DiffId, Digest};
 
 /// All that decided a step's key, in a form that people can be told about.
@@ -20,14 +21,14 @@ pub struct Description {
     /// The parts of its key but for the layers, in the key's order.
     pub parts: Vec<(String, String)>,
     /// The files that a copy selects: path, and what tells their states apart.
-    pub files: BTreeMap<String, u64>,
+    pub files: FileStates,
 }
 
 impl Description {
     /// The description of a step whose key has these parts; the layers among them are told by `layers`.
     pub fn new(base: Option<(String, Digest)>, layers: Vec<DiffId>, parts: ListSink) -> Description {
         let parts = parts.0.into_iter().filter(|(name, _)| name != "layers" && name != "version").collect();
-        Description { base, layers, parts, files: BTreeMap::new() }
+        Description { base, layers, parts, files: FileStates::default() }
     }
 }
 
@@ -71,16 +72,10 @@ fn layers(former: &Description, now: &Description, maker: impl Fn(&DiffId) -> Op
 }
 
 fn files(former: &Description, now: &Description, told: &mut Vec<String>) {
-    let changed: Vec<&String> = now
-        .files
-        .iter()
-        .filter(|(path, state)| former.files.get(*path).is_some_and(|old| old != *state))
-        .map(|(path, _)| path)
-        .collect();
-    let added: Vec<&String> = now.files.keys().filter(|path| !former.files.contains_key(*path)).collect();
-    let removed: Vec<&String> = former.files.keys().filter(|path| !now.files.contains_key(*path)).collect();
-    let of = if now.files.len() == 1 { "1 file".to_owned() } else { format!("{} files", thousands(now.files.len())) };
-    for (paths, what) in [(changed, "changed"), (added, "new"), (removed, "gone")] {
+    let Changes { changed, new, gone, unknown } = former.files.changes(&now.files);
+    let total = now.files.count();
+    let of = if total == 1 { "1 file".to_owned() } else { format!("{} files", thousands(total)) };
+    for (paths, what) in [(changed, "changed"), (new, "new"), (gone, "gone")] {
         if paths.is_empty() {
             continue;
         }
@@ -91,6 +86,7 @@ fn files(former: &Description, now: &Description, told: &mut Vec<String>) {
         let count = if what == "gone" { format!("{count} {what}") } else { format!("{count} of {of} {what}") };
         told.push(format!("{count}: {}{more}", named.join(", ")));
     }
+    told.extend(unknown.iter().take(NAMED_FILES).map(|directory| format!("files in `{directory}/` changed")));
 }
 
 fn parts(former: &[(String, String)], now: &[(String, String)], told: &mut Vec<String>) {
@@ -287,7 +283,7 @@ mod tests {
     #[test]
     fn files_are_counted_and_named() {
         let with = |files: &[(&str, u64)]| Description {
-            files: files.iter().map(|(path, state)| ((*path).to_owned(), *state)).collect(),
+            files: FileStates::collect(files.iter().map(|(path, state)| (path.as_bytes(), *state))),
             ..Description::default()
         };
         let now = with(&[("a", 1), ("b", 2), ("c", 3)]);

@@ -90,9 +90,10 @@ impl Cache {
             MissReason::NeverBuilt => {
                 let Some(counterpart) = counterpart(&former.steps, name) else { return vec!["never built here".to_owned()] };
                 let description = load_description(&self.store, &counterpart.key).ok().flatten();
-                let Some(description) = description else {
+                let Some(mut description) = description else {
                     return vec!["never built here; nothing is known of the step it replaces".to_owned()];
                 };
+                description.files.load_what_differs(&now.files, |digest| self.store.memo(digest).ok().flatten());
                 let maker = |diff_id: &DiffId| {
                     let step = steps.iter().find(|step| step.diff_id == *diff_id)?;
                     Some(split(&step.name).1.to_owned())
@@ -106,7 +107,11 @@ impl Cache {
     /// Keeps what a step that ran is made of.
     pub fn describe(&self, key: &CacheKey, description: &Description) -> Result<(), StoreError> {
         let text = serde_json::to_vec(description).expect("a description is plain data");
-        self.store.set_memo(&memo(b"description", key.0.as_bytes()), &text)
+        let absent = self.store.absent_memos(description.files.directories().map(|directory| &directory.digest))?;
+        let directories = description.files.directories().filter(|directory| absent.contains(&directory.digest));
+        let mut memos: Vec<_> = directories.map(|directory| (directory.digest, directory.to_bytes())).collect();
+        memos.push((memo(b"description", key.0.as_bytes()), text));
+        self.store.set_memos(&memos)
     }
 
     /// Notes what became of a step.

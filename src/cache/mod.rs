@@ -1,7 +1,7 @@
 //! Decides whether a step must run.
 //!
 //! Owns: [`key`] (what a step's result depends on, as named parts), [`Cache`] (records that map a key to a layer), the
-//! reasons for a miss ([`explain`]), what former builds did ([`history`]).
+//! reasons for a miss ([`explain`]), what former builds did ([`history`]) and selected ([`states`]).
 //! In:   a step's key, derived by the worker from its op and what it can see of its inputs.
 //! Out:  [`Lookup`]: a hit with its record, or a miss with its reason.
 //! Elsewhere: where records live (`store`), digests of file trees (`source::digest`), running (`worker`).
@@ -17,8 +17,10 @@ use crate::store::{Record, Soundness, Store, StoreError};
 pub mod explain;
 pub mod history;
 pub mod key;
+pub mod states;
 
 pub use key::{HashSink, KeySink, ListSink};
+pub use states::FileStates;
 
 /// Records of former results, as one build may use them.
 #[derive(Clone)]

@@ -7,6 +7,7 @@
 //! The index is opened when it is first asked. One that is damaged, or of another schema, is put into the trash and replaced
 //! by an empty one: what it knew is rebuilt by building.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -111,13 +112,33 @@ impl Store {
         })
     }
 
+    /// Those of `keys` that nothing is remembered under.
+    pub fn absent_memos<'a>(&self, keys: impl Iterator<Item = &'a CacheKey> + Clone) -> Result<HashSet<CacheKey>, StoreError> {
+        self.inner.db.read(|connection| {
+            let mut exists = connection.prepare_cached("SELECT 1 FROM memos WHERE key = ?1")?;
+            let mut absent = HashSet::new();
+            for key in keys.clone() {
+                if !exists.exists([bytes(&key.0)])? {
+                    absent.insert(*key);
+                }
+            }
+            Ok(absent)
+        })
+    }
+
     /// Remembers a pure computation.
     pub fn set_memo(&self, key: &CacheKey, value: &[u8]) -> Result<(), StoreError> {
+        self.set_memos(&[(*key, value)])
+    }
+
+    /// Remembers several, in one transaction.
+    pub fn set_memos(&self, memos: &[(CacheKey, impl AsRef<[u8]>)]) -> Result<(), StoreError> {
         self.inner.db.write(|transaction| {
-            transaction
-                .prepare_cached("INSERT OR REPLACE INTO memos VALUES (?1, ?2)")?
-                .execute(params![bytes(&key.0), value])
-                .map(drop)
+            let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO memos VALUES (?1, ?2)")?;
+            for (key, value) in memos {
+                insert.execute(params![bytes(&key.0), value.as_ref()])?;
+            }
+            Ok(())
         })
     }
 

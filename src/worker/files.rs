@@ -1,6 +1,5 @@
 //! Steps that make files without running anything, and the content of what commands mount: how the worker keys and runs them.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use super::exec::Surroundings;
 use super::hearsay::{Basis, HeardDigests, Parent, ToldDigests, recalled};
 use super::secret::{Credentials, InKey, Secret};
 use super::{LocalWorker, Output, Stack, Strictness, Task, attend, mkdir, mounts, retry, stack};
-use crate::cache::KeySink;
+use crate::cache::{FileStates, KeySink};
 use crate::diagnostic::{Diagnostic, with_causes};
 use crate::digest::{CacheKey, ChainId, ContentDigest, DiffId, Digest, Hasher, hmac};
 use crate::event::Event;
@@ -37,10 +36,10 @@ pub enum Prepared {
 
 impl Prepared {
     /// What tells the states of the files apart that a copy selects, by path in their source.
-    pub fn states(&self) -> BTreeMap<String, u64> {
+    pub fn states(&self) -> FileStates {
         match self {
             Prepared::Copy(prepared) => prepared.states(),
-            Prepared::Mkdir(_) => BTreeMap::new(),
+            Prepared::Mkdir(_) => FileStates::default(),
         }
     }
 }

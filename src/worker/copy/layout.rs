@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::cache::FileStates;
 use crate::digest::{Digest, Hasher};
 use crate::snapshot::builder::Attributes;
 use crate::snapshot::{FileKind, FileTree, Meta, SnapshotError, Time, TreePath, Xattrs};
@@ -125,38 +126,25 @@ impl Layout {
 }
 
 impl Layout {
-    /// 64 bits of the digest of each file, by the path that people know it by. Directories are left out: few people mean them.
-    pub fn states(&self) -> BTreeMap<String, u64> {
-        let state = |node: &Node| {
-            let mut hasher = Hasher::new();
-            node.hash(&mut hasher);
-            let digest = hasher.finish();
-            let (start, _) = digest.as_bytes().split_first_chunk::<8>().expect("digests have 32 bytes");
-            u64::from_le_bytes(*start)
-        };
-        let mut states = BTreeMap::new();
-        for (path, node) in &self.nodes {
-            match &node.content {
-                NodeContent::Directory => {}
-                NodeContent::File(Data::Tree { path, .. }) => drop(states.insert(shown(path), state(node))),
-                _ => drop(states.insert(shown(path), state(node))),
-            }
-        }
-        for archive in &self.archives {
-            let mut hasher = Hasher::new();
-            archive.data.hash(&mut hasher);
-            if let (Data::Tree { path, .. }, Some((start, _))) =
-                (&archive.data, hasher.finish().as_bytes().split_first_chunk::<8>())
-            {
-                states.insert(shown(path), u64::from_le_bytes(*start));
-            }
-        }
-        states
+    /// The states of all files, by the path that people know them by. Directories are left out: few people mean them.
+    pub fn states(&self) -> FileStates {
+        let of_nodes = self.nodes.iter().filter_map(|(path, node)| match &node.content {
+            NodeContent::Directory => None,
+            NodeContent::File(Data::Tree { path, .. }) => Some((path.as_bytes(), node.state())),
+            _ => Some((path.as_bytes(), node.state())),
+        });
+        let of_archives = self.archives.iter().filter_map(|archive| match &archive.data {
+            Data::Tree { path, digest, .. } => Some((path.as_bytes(), start_of(digest.as_ref()?))),
+            Data::Inline(_) | Data::Download { .. } => None,
+        });
+        FileStates::collect(of_nodes.chain(of_archives))
     }
 }
 
-fn shown(path: &TreePath) -> String {
-    String::from_utf8_lossy(path.as_bytes()).into_owned()
+/// Enough of a digest to tell two states of a file apart.
+fn start_of(digest: &Digest) -> u64 {
+    let (start, _) = digest.as_bytes().split_first_chunk::<8>().expect("digests have 32 bytes");
+    u64::from_le_bytes(*start)
 }
 
 impl Node {
@@ -177,6 +165,21 @@ impl Node {
             NodeContent::Symlink(_) => FileKind::Symlink,
             NodeContent::Special(kind) => *kind,
         }
+    }
+
+    /// What tells one state of it from another.
+    fn state(&self) -> u64 {
+        // nearly all files are such, and for them the digest of a few numbers would cost more than all else
+        if let NodeContent::File(Data::Tree { digest: Some(digest), linked_to: None, .. }) = &self.content
+            && self.xattrs.is_empty()
+        {
+            let Owner { uid, gid } = self.owner;
+            let mixed = |state: u64, number: u32| (state ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+            return [self.mode, self.stage as u32, uid, gid].into_iter().fold(start_of(digest), mixed);
+        }
+        let mut hasher = Hasher::new();
+        self.hash(&mut hasher);
+        start_of(&hasher.finish())
     }
 
     fn hash(&self, hasher: &mut Hasher) {

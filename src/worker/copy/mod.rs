@@ -8,9 +8,9 @@
 //! does not have just so; the behaviour is BuildKit's, surprises included.
 //! Elsewhere: what a layer tree looks like (`snapshot::builder`), digests of files (`source::digest`).
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::cache::FileStates;
 use crate::digest::Digest;
 use crate::layer::LayerError;
 use crate::snapshot::{FileTree, SnapshotError, Time, TreePath};
@@ -108,7 +108,7 @@ impl Prepared {
     }
 
     /// What tells the states of the copied files apart: 64 bits by path, that in the source where there is one.
-    pub fn states(&self) -> BTreeMap<String, u64> {
+    pub fn states(&self) -> FileStates {
         self.layout.states()
     }
 

@@ -372,7 +372,8 @@ impl Planner<'_> {
                 chosen.push(selected.path.clone());
             }
             let there = if growth.is_first { growth.there(&path, self.parent)? } else { self.merged().lookup(&path)? };
-            if let Some(there) = there.filter(|_| selected.meta.kind == FileKind::Directory && selected.reason == Reason::OnTheWay)
+            if let Some(there) =
+                there.filter(|_| selected.meta.kind == FileKind::Directory && selected.reason == Reason::OnTheWay)
                 && there.kind == FileKind::Directory
             {
                 growth.join(&mut self.layout);
