@@ -142,9 +142,12 @@ meaning! {
 impl ChainId {
     /// The chain of `diff_ids`, bottom layer first; `None` for no layers.
     pub fn of(diff_ids: &[DiffId]) -> Option<ChainId> {
-        let (first, rest) = diff_ids.split_first()?;
-        let chain = rest.iter().fold(first.0, |chain, diff_id| Digest::of(format!("{chain} {diff_id}").as_bytes()));
-        Some(ChainId(chain))
+        diff_ids.iter().fold(None, |below, diff_id| Some(ChainId::above(below, diff_id)))
+    }
+
+    /// The chain of the layer `diff_id` on those of `below`.
+    pub fn above(below: Option<ChainId>, diff_id: &DiffId) -> ChainId {
+        ChainId(below.map_or(diff_id.0, |below| Digest::of(format!("{below} {diff_id}").as_bytes())))
     }
 }
 

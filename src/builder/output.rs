@@ -280,7 +280,7 @@ fn origins(stack: &Stack) -> impl Iterator<Item = (Digest, ImageRef)> {
         // an image out of a layout has a path for a name
         Some((base.digest, image.name.parse().ok()?))
     };
-    stack.layers.iter().filter_map(origin)
+    stack.layers().iter().filter_map(origin)
 }
 
 /// Puts plan and layers together. A history item whose step made no layer of this stack has none.
@@ -311,5 +311,5 @@ fn built_image(ProductImage { draft, stack, claims, .. }: ProductImage, imports:
             }
         },
     };
-    BuiltImage { draft, layers: stack.layers.iter().map(layer).collect(), claims }
+    BuiltImage { draft, layers: stack.layers().iter().map(layer).collect(), claims }
 }

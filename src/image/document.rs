@@ -182,17 +182,29 @@ pub fn compact(value: &impl Serialize) -> Vec<u8> {
 
 /// These characters stand only inside strings, so the whole text can be searched.
 fn go_json(text: String) -> Vec<u8> {
-    if !text.contains(['&', '<', '>', '\u{2028}', '\u{2029}']) {
+    // the first byte of U+2028 and U+2029 is that of few other characters
+    let may_stand_out = |byte: &u8| matches!(byte, b'&' | b'<' | b'>' | 0xe2);
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(may_stand_out) {
+        let (plain, found) = rest.split_at(at);
+        out.extend_from_slice(plain);
+        let (escaped, length): (&[u8], usize) = match found {
+            [b'&', ..] => (b"\\u0026", 1),
+            [b'<', ..] => (b"\\u003c", 1),
+            [b'>', ..] => (b"\\u003e", 1),
+            [0xe2, 0x80, 0xa8, ..] => (b"\\u2028", 3),
+            [0xe2, 0x80, 0xa9, ..] => (b"\\u2029", 3),
+            other => (&other[..1], 1),
+        };
+        out.extend_from_slice(escaped);
+        rest = &found[length..];
+    }
+    if out.is_empty() {
         return text.into_bytes();
     }
-    let mut out = String::with_capacity(text.len() + 64);
-    for c in text.chars() {
-        match c {
-            '&' | '<' | '>' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            other => out.push(other),
-        }
-    }
-    out.into_bytes()
+    out.extend_from_slice(rest);
+    out
 }
 
 fn null_is_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
@@ -208,6 +220,13 @@ fn read_platform<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Op
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn characters_are_escaped_as_in_go() {
+        let text = "a&b<c>d\u{2028}e\u{2029}f\u{201c}g\u{e9}";
+        assert_eq!(String::from_utf8(compact(&text)).unwrap(), "\"a\\u0026b\\u003cc\\u003ed\\u2028e\\u2029f\u{201c}g\u{e9}\"");
+        assert_eq!(compact(&"plain"), b"\"plain\"");
+    }
 
     #[test]
     fn a_manifest_is_indented_and_an_empty_list_of_layers_is_written() {

@@ -239,6 +239,17 @@ impl<W: Worker> Schedule<W> {
         if let Ok(output) = self.recall(index, &key, reuse, &task).await? {
             return Ok((output, Outcome::Cached));
         }
+        // in a box, since most steps have a result: what runs a step makes its future many times larger
+        Box::pin(self.run_step(slots, index, (key, slot, task), reuse)).await
+    }
+
+    async fn run_step(
+        &self,
+        slots: &Slots,
+        index: StepIndex,
+        (key, slot, task): (CacheKey, Slot, W::Task),
+        reuse: Reuse,
+    ) -> Result<(W::Output, Outcome), Stop<W::Error>> {
         let (lock, permit) = self.turn(key, slots.of(slot)).await?;
         // whoever held the lock, or finished just before we took it, may have left what we need
         let miss = match self.recall(index, &key, reuse, &task).await? {
@@ -279,7 +290,7 @@ impl<W: Worker> Schedule<W> {
     ) -> Result<Result<W::Output, MissReason>, Stop<W::Error>> {
         let (record, why) = match self.cache.lookup(key, reuse).map_err(W::Error::from)? {
             Lookup::Hit(record) => (record, Vec::new()),
-            Lookup::Unproven(record) if self.unless_canceled(self.worker.prove(&record)).await? => (record, Vec::new()),
+            Lookup::Unproven(record) if Box::pin(self.unless_canceled(self.worker.prove(&record))).await? => (record, Vec::new()),
             Lookup::Elsewhere(record, place) => (record, vec![format!("it is in the cache `{place}`")]),
             Lookup::Unproven(_) => return Ok(Err(MissReason::Damaged)),
             Lookup::Miss(miss) => return Ok(Err(miss)),

@@ -281,7 +281,7 @@ impl FileTree for Context {
 }
 
 impl FileDigests for Context {
-    fn digests(&self, files: &[(TreePath, Meta)]) -> Result<Vec<Digest>, SnapshotError> {
+    fn digests(&self, files: &[(&TreePath, &Meta)]) -> Result<Vec<Digest>, SnapshotError> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let index = index.get_or_insert_with(|| {
             // an index that cannot be read is an index that is empty
@@ -291,7 +291,7 @@ impl FileDigests for Context {
             return Hashing(&self.files).digests(files);
         }
         let identities: Vec<Identity> = files.iter().map(|(_, meta)| Identity::of(meta)).collect();
-        index.digests(&identities, |number| Ok(files[number].0.clone()), &self.files)
+        index.digests(&identities, |number| files[number].0.clone(), &self.files)
     }
 }
 
@@ -416,7 +416,8 @@ mod tests {
             let meta = context.lookup(&path).unwrap().unwrap();
             (path, meta)
         };
-        let files = [file("f"), file("g")];
+        let [(f, f_meta), (g, g_meta)] = [file("f"), file("g")];
+        let files = [(&f, &f_meta), (&g, &g_meta)];
         assert_eq!(context.digests(&files).unwrap(), [Digest::of(b"x"), Digest::of(b"y")]);
         context.save_index().unwrap();
         let store = Store::open(&temp.path().join("store")).unwrap();
@@ -440,7 +441,7 @@ mod tests {
         let path = TreePath::clean(b"d/f");
         let meta = context.lookup(&path).unwrap().unwrap();
         assert_eq!((meta.mode, meta.uid, meta.size_bytes), (0o640, 7, 1));
-        assert_eq!(context.digests(&[(path, meta)]).unwrap(), [Digest::of(b"x")]);
+        assert_eq!(context.digests(&[(&path, &meta)]).unwrap(), [Digest::of(b"x")]);
         assert!(Context::extract(&store, &mut &bytes[..bytes.len() / 2]).is_err());
     }
 

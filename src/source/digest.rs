@@ -14,14 +14,14 @@ pub trait FileDigests: Sync {
     ///
     /// # Errors
     /// Those of opening and reading the files.
-    fn digests(&self, files: &[(TreePath, Meta)]) -> Result<Vec<Digest>, SnapshotError>;
+    fn digests(&self, files: &[(&TreePath, &Meta)]) -> Result<Vec<Digest>, SnapshotError>;
 }
 
 /// Reads and hashes every file that it is asked for.
 pub struct Hashing<'a>(pub &'a dyn FileTree);
 
 impl FileDigests for Hashing<'_> {
-    fn digests(&self, files: &[(TreePath, Meta)]) -> Result<Vec<Digest>, SnapshotError> {
+    fn digests(&self, files: &[(&TreePath, &Meta)]) -> Result<Vec<Digest>, SnapshotError> {
         match files {
             // not worth waking a thread pool
             [] | [_] => files.iter().map(|(path, _)| hash_file(self.0, path)).collect(),
@@ -41,7 +41,7 @@ pub struct Remembered<'a> {
 }
 
 impl FileDigests for Remembered<'_> {
-    fn digests(&self, files: &[(TreePath, Meta)]) -> Result<Vec<Digest>, SnapshotError> {
+    fn digests(&self, files: &[(&TreePath, &Meta)]) -> Result<Vec<Digest>, SnapshotError> {
         if files.is_empty() {
             return Ok(Vec::new());
         }
@@ -98,7 +98,8 @@ pub fn content_digest(tree: &dyn FileTree, digests: &dyn FileDigests, path: &Tre
     if meta.kind == FileKind::Directory {
         below(tree, path, &mut entries)?;
     }
-    let files: Vec<(TreePath, Meta)> = entries.iter().filter(|(_, meta)| meta.kind == FileKind::File).cloned().collect();
+    let files = entries.iter().filter(|(_, meta)| meta.kind == FileKind::File);
+    let files: Vec<(&TreePath, &Meta)> = files.map(|(path, meta)| (path, meta)).collect();
     let mut data = digests.digests(&files)?.into_iter();
     for (entry, meta) in &entries {
         hasher.field(&entry.as_bytes()[path.as_bytes().len()..]);
@@ -195,9 +196,10 @@ mod tests {
         let store = Store::open(&temp.path().join("store")).unwrap();
         let files: Vec<(TreePath, Meta)> =
             [&b"f"[..], b"g"].map(|name| (TreePath::clean(name), tree.lookup(&TreePath::clean(name)).unwrap().unwrap())).into();
-        let ask = |stack: &[u8], files: &[(TreePath, Meta)]| {
+        let ask = |stack: &[u8], files: &[(&TreePath, &Meta)]| {
             Remembered { tree: &tree, stack: ChainId(Digest::of(stack)), store: &store }.digests(files)
         };
+        let files: Vec<(&TreePath, &Meta)> = files.iter().map(|(path, meta)| (path, meta)).collect();
         let digests = ask(b"1", &files).unwrap();
         assert_eq!(digests, [Digest::of(b"x"), Digest::of(b"y")]);
         make(&temp.path().join("layer"), "rm f");

@@ -12,7 +12,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, read_if_there};
+use super::{Store, StoreError, read_if_there, read_with_time};
 use crate::digest::{CacheKey, ContentDigest, DiffId, Hasher};
 
 /// What is known of a layer beside its tree.
@@ -125,11 +125,12 @@ impl Store {
 
     fn look_for_layer(&self, diff_id: &DiffId) -> Result<Option<StoredLayer>, StoreError> {
         let place = self.layer_place(diff_id);
-        let Some(text) = read_if_there(&place.join("record"))? else { return Ok(None) };
+        let record_path = place.join("record");
+        let Some((text, modified)) = read_with_time(&record_path)? else { return Ok(None) };
         let found = serde_json::from_slice::<RecordFile>(&text).ok().filter(|file| file.record.diff_id == *diff_id);
         match found.zip(kept_at(&place)) {
             Some((RecordFile { record, boot }, kept)) => {
-                if !self.note_use(&place.join("record"))? {
+                if !self.note_use(&record_path, modified)? {
                     return Ok(None);
                 }
                 let sound = (boot == self.boot() && !boot.is_empty()) || place.join(PROVEN).exists();

@@ -75,21 +75,18 @@ impl Store {
         Ok(Pruning { _gate: gate, users, in_use_since: oldest.map(|oldest| oldest - USE_STEP) })
     }
 
-    /// Renews the last use of what `path` is the sign of; whether it is still there.
-    pub(super) fn note_use(&self, path: &Path) -> Result<bool, StoreError> {
-        let is_old = |path: &Path| -> io::Result<bool> {
-            let modified = fs::metadata(path)?.modified()?;
-            Ok(SystemTime::now().duration_since(modified).is_ok_and(|age| age > USE_STEP))
-        };
-        let renewed = is_old(path).and_then(|is_old| {
-            if !is_old {
-                return Ok(());
-            }
+    /// Renews the last use of what `path`, last modified at `modified`, is the sign of; whether it is still there.
+    pub(super) fn note_use(&self, path: &Path, modified: SystemTime) -> Result<bool, StoreError> {
+        let is_old = SystemTime::now().duration_since(modified).is_ok_and(|age| age > USE_STEP);
+        if !is_old {
+            return Ok(true);
+        }
+        let renew = || {
             let gate = self.gate().map_err(io::Error::other)?;
             gate.lock_shared()?;
             File::open(path)?.set_modified(SystemTime::now())
-        });
-        match renewed {
+        };
+        match renew() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             // a store that cannot be written cannot be pruned either
             _ => Ok(true),
@@ -165,12 +162,12 @@ mod tests {
         fs::write(&path, "").expect("write");
         let modified = || fs::metadata(&path).and_then(|metadata| metadata.modified()).expect("there");
         let fresh = modified();
-        assert!(store.note_use(&path).expect("noted"));
+        assert!(store.note_use(&path, modified()).expect("noted"));
         assert_eq!(modified(), fresh);
         let old = SystemTime::now() - 2 * USE_STEP;
         File::open(&path).and_then(|file| file.set_modified(old)).expect("set");
-        assert!(store.note_use(&path).expect("noted"));
+        assert!(store.note_use(&path, modified()).expect("noted"));
         assert!(modified() > old);
-        assert!(!store.note_use(&space.path().join("gone")).expect("asked"));
+        assert!(!store.note_use(&space.path().join("gone"), old).expect("asked"));
     }
 }

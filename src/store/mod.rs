@@ -27,9 +27,10 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags};
@@ -174,20 +175,37 @@ impl Store {
 /// Reads a small file; `None` if it does not exist. A cached build does little else, so it makes do with the calls it needs:
 /// `std::fs::read` takes twice as many.
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let file = match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(file) => file,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(StoreError::io("read", path)(errno.into())),
-    };
+    let Some(file) = open_if_there(path)? else { return Ok(None) };
+    read_open(&file).map(Some).map_err(StoreError::io("read", path))
+}
+
+/// The same, and when it was modified last.
+fn read_with_time(path: &Path) -> Result<Option<(Vec<u8>, SystemTime)>, StoreError> {
+    let Some(file) = open_if_there(path)? else { return Ok(None) };
+    let stat = rustix::fs::fstat(&file).map_err(|errno| StoreError::io("inspect", path)(errno.into()))?;
+    let since_1970 = Duration::new(u64::try_from(stat.st_mtime).unwrap_or(0), u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+    let bytes = read_open(&file).map_err(StoreError::io("read", path))?;
+    Ok(Some((bytes, UNIX_EPOCH + since_1970)))
+}
+
+fn open_if_there(path: &Path) -> Result<Option<OwnedFd>, StoreError> {
+    match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => Ok(Some(file)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(StoreError::io("read", path)(errno.into())),
+    }
+}
+
+fn read_open(file: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(SMALL_BYTES);
     loop {
         bytes.reserve(SMALL_BYTES);
         let room = bytes.capacity() - bytes.len();
-        match retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut bytes))) {
+        match retry_on_intr(|| rustix::io::read(file, spare_capacity(&mut bytes))) {
             // a regular file gives less than was asked for only at its end
-            Ok(count) if count < room => return Ok(Some(bytes)),
+            Ok(count) if count < room => return Ok(bytes),
             Ok(_) => {}
-            Err(errno) => return Err(StoreError::io("read", path)(errno.into())),
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

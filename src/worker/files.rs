@@ -14,6 +14,7 @@ use super::{LocalWorker, Output, Stack, Strictness, Task, attend, mkdir, mounts,
 use crate::cache::{FileStates, KeySink};
 use crate::diagnostic::{Diagnostic, with_causes};
 use crate::digest::{CacheKey, ChainId, ContentDigest, DiffId, Digest, Hasher, hmac};
+use crate::dockerfile::has_wildcards;
 use crate::event::Event;
 use crate::graph::{Chmod, CopyOp, CopySource, ExecOp, GitOp, Mount, MountKind, Op, Origin, StepIndex, Unpack};
 use crate::layer;
@@ -167,8 +168,9 @@ impl LocalWorker {
     ) -> Result<Option<Prepared>, WorkError> {
         let shared = self.shared.clone();
         // without layers there is nothing to remember
-        let layers = ChainId::of(&stack.diff_ids()).unwrap_or(ChainId(Digest::of(b"")));
-        let prepared = task::blocking(move || {
+        let layers = stack.chain().unwrap_or(ChainId(Digest::of(b"")));
+        let is_small = is_small(&shared.graph.step(index).op, &readable);
+        let find_out = move || {
             let prepare = |tree: &dyn FileTree, digests: &dyn FileDigests| match &shared.graph.step(index).op {
                 Op::Copy(op) => {
                     let into = TreeInput { tree, digests, hidden: None };
@@ -197,8 +199,9 @@ impl LocalWorker {
                     Ok(Some(prepared))
                 }
             }
-        })
-        .await;
+        };
+        // handing it over costs more than a few lookups
+        let prepared = if is_small { find_out() } else { task::blocking(find_out).await };
         if let Ok(Some(Prepared::Copy(copy))) = &prepared {
             let origin = &self.shared.graph.step(index).origin;
             let warnings: Vec<Diagnostic> = copy.remarks.iter().filter_map(|remark| warning(remark, origin)).collect();
@@ -468,6 +471,25 @@ impl LocalWorker {
     }
 }
 
+/// Whether finding out what a step makes is a matter of few lookups and few bytes.
+fn is_small(op: &Op, inputs: &[Readable]) -> bool {
+    const SOURCES: usize = 8;
+    const FILE_BYTES: u64 = 32 << 10;
+    let Op::Copy(copy) = op else { return true };
+    let is_small = |source: &CopySource| match source {
+        CopySource::Inline(_) => true,
+        CopySource::Path { input, pattern } if !has_wildcards(pattern.as_bytes()) => match inputs.get(input.wrapping_sub(1)) {
+            Some(Readable::Context(context)) => {
+                let meta = context.lookup(&TreePath::clean(pattern.as_bytes()));
+                meta.ok().flatten().is_some_and(|meta| meta.kind == FileKind::File && meta.size_bytes <= FILE_BYTES)
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    copy.unpack == Unpack::Never && !copy.parents && copy.sources.len() <= SOURCES && copy.sources.iter().all(is_small)
+}
+
 /// A remark, at the word that it is about.
 fn warning(remark: &Remark, origin: &Origin) -> Option<Diagnostic> {
     let (source, instruction) = origin.place.as_ref()?;
@@ -569,7 +591,7 @@ fn memo_key(what: &[u8], argument: &[u8], inputs: &[Output]) -> Option<CacheKey>
     hasher.field(argument);
     for input in inputs {
         let Output::Stack(stack) = input else { return None };
-        let Stack { layers } = &**stack;
+        let layers = stack.layers();
         hasher.update(&(layers.len() as u64).to_le_bytes());
         layers.iter().for_each(|layer| hasher.update(layer.diff_id.0.as_bytes()));
     }

@@ -32,7 +32,7 @@ pub(super) struct HeardDigests<'a> {
 }
 
 impl FileDigests for HeardDigests<'_> {
-    fn digests(&self, files: &[(TreePath, Meta)]) -> Result<Vec<Digest>, SnapshotError> {
+    fn digests(&self, files: &[(&TreePath, &Meta)]) -> Result<Vec<Digest>, SnapshotError> {
         let digests = self.digests.digests(files)?;
         files.iter().zip(&digests).for_each(|((path, _), digest)| self.witness.note_digest(path, *digest));
         Ok(digests)
@@ -43,7 +43,7 @@ impl FileDigests for HeardDigests<'_> {
 pub(super) struct ToldDigests<'a>(pub &'a Told<'a>);
 
 impl FileDigests for ToldDigests<'_> {
-    fn digests(&self, files: &[(TreePath, Meta)]) -> Result<Vec<Digest>, SnapshotError> {
+    fn digests(&self, files: &[(&TreePath, &Meta)]) -> Result<Vec<Digest>, SnapshotError> {
         files.iter().map(|(path, _)| self.0.digest(path)).collect()
     }
 }
@@ -74,7 +74,7 @@ impl Shared {
 
     /// Keeps what a stack was asked, for this build's caches and those of later ones.
     pub(super) fn keep_testimony(&self, stack: &Stack, testimony: Testimony) -> Result<(), WorkError> {
-        let Some(chain) = ChainId::of(&stack.diff_ids()) else { return Ok(()) };
+        let Some(chain) = stack.chain() else { return Ok(()) };
         let mut known = self.testimony(&chain)?;
         known.extend(testimony);
         self.store.set_memo(&testimony_key(&chain), &serde_json::to_vec(&known).unwrap_or_default())?;
@@ -93,12 +93,12 @@ fn testimony_key(chain: &ChainId) -> CacheKey {
 impl LocalWorker {
     /// What another machine has heard of a stack, if some of its layers are not here.
     pub(super) fn told_elsewhere(&self, stack: &Stack) -> Result<Option<Testimony>, WorkError> {
-        let Some(chain) = ChainId::of(&stack.diff_ids()).filter(|_| !self.shared.imports.is_empty()) else { return Ok(None) };
+        let Some(chain) = stack.chain().filter(|_| !self.shared.imports.is_empty()) else { return Ok(None) };
         let testimony = self.shared.imports.testimony(&chain);
         if testimony.is_empty() {
             return Ok(None);
         }
-        for layer in &stack.layers {
+        for layer in stack.layers() {
             if self.shared.store.layer(&layer.diff_id)?.is_none() {
                 return Ok(Some(testimony));
             }
@@ -127,11 +127,11 @@ impl LocalWorker {
 
     /// Passes on what is known of a stack, if anybody wants to know. `false` if it should be asked, which it can be.
     pub(super) fn pass_on(&self, stack: &Stack) -> Result<bool, WorkError> {
-        let Some(chain) = ChainId::of(&stack.diff_ids()).filter(|_| self.shared.told.is_some()) else { return Ok(true) };
+        let Some(chain) = stack.chain().filter(|_| self.shared.told.is_some()) else { return Ok(true) };
         let mut testimony = self.shared.imports.testimony(&chain);
         testimony.extend(self.shared.testimony(&chain)?);
         if testimony.is_empty() {
-            for layer in &stack.layers {
+            for layer in stack.layers() {
                 if self.shared.store.layer(&layer.diff_id)?.is_none() {
                     // it would have to be fetched for that
                     return Ok(true);

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::cache::explain::Description;
 use crate::cache::{Cache, HashSink, ListSink, key};
 use crate::diagnostic::Diagnostic;
-use crate::digest::{CacheKey, ContentDigest, DiffId, Digest};
+use crate::digest::{CacheKey, ChainId, ContentDigest, DiffId, Digest};
 use crate::event::{EventSink, StepNumber};
 use crate::graph::{Graph, HttpOp, Op, StepIndex};
 use crate::layer::{self, LayerLimits};
@@ -81,8 +81,8 @@ pub enum Output {
 /// Layers, bottom first.
 #[derive(Clone, Debug, Default)]
 pub struct Stack {
-    /// Bottom first.
-    pub layers: Vec<StackLayer>,
+    layers: Vec<StackLayer>,
+    chain: Option<ChainId>,
 }
 
 /// One layer of a stack.
@@ -97,6 +97,28 @@ pub struct StackLayer {
 }
 
 impl Stack {
+    /// Of these layers.
+    fn new(layers: Vec<StackLayer>) -> Stack {
+        let chain = layers.iter().fold(None, |below, layer| Some(ChainId::above(below, &layer.diff_id)));
+        Stack { layers, chain }
+    }
+
+    /// With one more layer.
+    fn with(&self, layer: StackLayer) -> Stack {
+        let chain = ChainId::above(self.chain, &layer.diff_id);
+        Stack { layers: self.layers.iter().cloned().chain([layer]).collect(), chain: Some(chain) }
+    }
+
+    /// Bottom first.
+    pub fn layers(&self) -> &[StackLayer] {
+        &self.layers
+    }
+
+    /// Names all layers; `None` if there are none.
+    pub fn chain(&self) -> Option<ChainId> {
+        self.chain
+    }
+
     /// The names of all layers, bottom first.
     pub fn diff_ids(&self) -> Vec<DiffId> {
         self.layers.iter().map(|layer| layer.diff_id).collect()
@@ -428,21 +450,24 @@ impl Worker for LocalWorker {
                 let context = self.shared.contexts.get(&context.name).expect("every context of the plan was opened");
                 return Ok(Prepared::Output(Output::Context(context.clone())));
             }
-            Op::Http(op) => return self.download(op).await.map(Prepared::Output),
-            Op::Git(op) => return self.check_out(op).await.map(Prepared::Output),
+            Op::Http(op) => return Box::pin(self.download(op)).await.map(Prepared::Output),
+            Op::Git(op) => return Box::pin(self.check_out(op)).await.map(Prepared::Output),
             Op::Merge => {
-                return output(Stack {
-                    layers: [stack(&inputs[0]), stack(&inputs[1])].iter().flat_map(|stack| stack.layers.clone()).collect(),
-                });
+                let both = [stack(&inputs[0]), stack(&inputs[1])];
+                return output(Stack::new(both.iter().flat_map(|stack| stack.layers.clone()).collect()));
             }
             Op::Exec(op) => {
-                let mounted = self.mounted_content(op, &inputs).await?;
+                // what few steps need is kept out of the size of every step's future
+                let mounted = match op.mounts.as_slice() {
+                    [] => Vec::new(),
+                    _ => Box::pin(self.mounted_content(op, &inputs)).await?,
+                };
                 let mut sink = HashSink::default();
                 key::exec(op, &stack(&inputs[0]).diff_ids(), &mounted, &mut sink);
                 (sink.finish(), Slot::Command, None, mounted)
             }
             Op::Copy(_) | Op::Mkdir(_) => {
-                let (decided_by, prepared) = self.prepare_files(index, &inputs).await?;
+                let (decided_by, prepared) = Box::pin(self.prepare_files(index, &inputs)).await?;
                 let mut sink = HashSink::default();
                 key::file("files", &decided_by, &mut sink);
                 (sink.finish(), Slot::Processor, prepared, Vec::new())
@@ -455,8 +480,7 @@ impl Worker for LocalWorker {
     fn recall(&self, task: &Task, record: &Record) -> Output {
         self.shared.ahead.send(task.index, record.diff_id);
         let layer = StackLayer { diff_id: record.diff_id, created_secs: Some(record.created_secs), base: None };
-        let layers = task.parent.layers.iter().cloned().chain([layer]).collect();
-        Output::Stack(Arc::new(Stack { layers }))
+        Output::Stack(Arc::new(task.parent.with(layer)))
     }
 
     fn is_final(&self, error: &WorkError) -> bool {
@@ -501,7 +525,7 @@ impl Worker for LocalWorker {
 fn base_stack(image: &Arc<ResolvedImage>) -> Stack {
     let layer =
         |layer: &BaseLayer| StackLayer { diff_id: layer.diff_id, created_secs: None, base: Some((layer.clone(), image.clone())) };
-    Stack { layers: image.layers.iter().map(layer).collect() }
+    Stack::new(image.layers.iter().map(layer).collect())
 }
 
 /// The file system that an input is.

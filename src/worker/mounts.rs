@@ -50,7 +50,7 @@ pub fn cache_names(op: &ExecOp, inputs: &[Output]) -> Vec<Option<Digest>> {
         if let Some((input, path)) = seed {
             name.push_str(&format!("\0{path}"));
             if let Output::Stack(stack) = &inputs[*input] {
-                name.extend(stack.layers.iter().map(|layer| format!("\0{}", layer.diff_id)));
+                name.extend(stack.layers().iter().map(|layer| format!("\0{}", layer.diff_id)));
             }
         }
         Some(Digest::of(name.as_bytes()))

@@ -61,6 +61,24 @@ pub enum NodeContent {
     Special(FileKind),
 }
 
+impl NodeContent {
+    /// Where the bytes of a regular file come from.
+    pub fn data(&self) -> Option<&Data> {
+        match self {
+            NodeContent::File(data) => Some(data),
+            _ => None,
+        }
+    }
+
+    /// The same, to complete it.
+    pub fn data_mut(&mut self) -> Option<&mut Data> {
+        match self {
+            NodeContent::File(data) => Some(data),
+            _ => None,
+        }
+    }
+}
+
 /// Where the bytes of a file come from.
 #[derive(Clone)]
 pub enum Data {

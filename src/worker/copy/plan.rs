@@ -168,8 +168,10 @@ impl Growth {
 
     fn join(&mut self, layout: &mut Layout) {
         if !self.nodes.is_empty() {
-            let former = std::mem::take(&mut layout.nodes);
-            layout.nodes = former.into_iter().chain(self.nodes.drain(..)).collect();
+            // none of them is in both
+            let mut nodes = std::mem::take(&mut self.nodes);
+            nodes.extend(std::mem::take(&mut layout.nodes));
+            layout.nodes = nodes.into_iter().collect();
         }
     }
 }
@@ -365,7 +367,9 @@ impl Planner<'_> {
         let mut first_names: HashMap<(u64, u64), TreePath> = HashMap::new();
         let mut chosen = Vec::new();
         let mut growth = Growth::new(&self.layout, &to.path);
-        for selected in select(tree, root, &Selection { include, excludes: &self.excludes })? {
+        let selected = select(tree, root, &Selection { include, excludes: &self.excludes })?;
+        growth.nodes.reserve(selected.iter().map(Vec::len).sum::<usize>() + self.layout.nodes.len());
+        for selected in selected.into_iter().flatten() {
             let path = to.path.join(&selected.path);
             let from = root.join(&selected.path);
             if include.is_some() && selected.reason == Reason::Chosen {
@@ -590,30 +594,27 @@ fn fill_digests(layout: &mut Layout, inputs: &[CopyInput<'_>]) -> Result<(), Cop
     }
     for (index, source) in inputs.iter().enumerate() {
         let CopyInput::Tree(source) = source else { continue };
-        let of_input = |data: &Data| matches!(data, Data::Tree { input, .. } if *input == index + 1);
-        let files: Vec<(TreePath, Meta)> = data_of(layout)
-            .filter(|data| of_input(data))
+        let is_of_input = |data: &Data| matches!(data, Data::Tree { input, .. } if *input == index + 1);
+        let data = layout
+            .nodes
+            .values()
+            .filter_map(|node| node.content.data())
+            .chain(layout.archives.iter().map(|archive| &archive.data));
+        let files: Vec<(&TreePath, &Meta)> = data
             .filter_map(|data| match data {
-                Data::Tree { path, meta, .. } => Some((path.clone(), *meta)),
+                Data::Tree { path, meta, .. } if is_of_input(data) => Some((path, meta)),
                 _ => None,
             })
             .collect();
         let mut digests = source.digests.digests(&files)?.into_iter();
-        for data in data_of(layout).filter(|data| of_input(data)) {
+        let data = layout.nodes.values_mut().filter_map(|node| node.content.data_mut());
+        for data in data.chain(layout.archives.iter_mut().map(|archive| &mut archive.data)).filter(|data| is_of_input(data)) {
             if let Data::Tree { digest, .. } = data {
                 *digest = digests.next();
             }
         }
     }
     Ok(())
-}
-
-fn data_of(layout: &mut Layout) -> impl Iterator<Item = &mut Data> {
-    let nodes = layout.nodes.values_mut().filter_map(|node| match &mut node.content {
-        NodeContent::File(data) => Some(data),
-        _ => None,
-    });
-    nodes.chain(layout.archives.iter_mut().map(|archive| &mut archive.data))
 }
 
 /// The directories and links below `path`: all that the entries of an archive can meet on their way.

@@ -59,7 +59,8 @@ fn same_in(parent: TreeInput<'_>, layout: &Layout) -> Result<HashSet<TreePath>, 
             same.insert(path.clone());
         }
     }
-    let found = parent.digests.digests(&files)?;
+    let asked: Vec<(&TreePath, &Meta)> = files.iter().map(|(path, meta)| (path, meta)).collect();
+    let found = parent.digests.digests(&asked)?;
     let pairs = files.into_iter().zip(wanted.into_iter().zip(found));
     same.extend(pairs.filter(|(_, (wanted, found))| wanted == found).map(|((path, _), _)| path));
     Ok(same)

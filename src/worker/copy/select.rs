@@ -37,8 +37,9 @@ pub enum Reason {
 /// The only xattr that BuildKit's layers keep.
 pub(super) const CARRIED_XATTR: &[u8] = b"security.capability";
 
-/// Everything selected below the directory `root`, depth first, names in byte order.
-pub fn select(tree: &dyn FileTree, root: &TreePath, selection: &Selection<'_>) -> Result<Vec<Selected>, SnapshotError> {
+/// Everything selected below the directory `root`, depth first, names in byte order; in pieces, since large trees are not worth
+/// putting together.
+pub fn select(tree: &dyn FileTree, root: &TreePath, selection: &Selection<'_>) -> Result<Vec<Vec<Selected>>, SnapshotError> {
     walk(tree, root, selection, &TreePath::root(), &selection.start())
 }
 
@@ -60,7 +61,7 @@ fn walk(
     selection: &Selection<'_>,
     directory: &TreePath,
     known: &Known,
-) -> Result<Vec<Selected>, SnapshotError> {
+) -> Result<Vec<Vec<Selected>>, SnapshotError> {
     let entries: Vec<(TreePath, Meta, Reason, Known)> = tree
         .read_dir(&root.join(directory))?
         .into_iter()
@@ -69,25 +70,36 @@ fn walk(
             Some((directory.child(&name), meta, reason, below))
         })
         .collect();
-    let visit = |(path, meta, reason, known): (TreePath, Meta, Reason, Known)| -> Result<Vec<Selected>, SnapshotError> {
+    let visit = |(path, meta, reason, known): (TreePath, Meta, Reason, Known)| -> Result<_, SnapshotError> {
         let below = match meta.kind {
             FileKind::Directory => walk(tree, root, selection, &path, &known)?,
             _ => Vec::new(),
         };
         if reason == Reason::OnTheWay && below.is_empty() {
-            return Ok(below);
+            return Ok((None, below));
         }
         let xattrs = carried_xattrs(tree, &root.join(&path))?;
-        let mut selected = vec![Selected { path, meta, xattrs, reason }];
-        selected.extend(below);
-        Ok(selected)
+        Ok((Some(Selected { path, meta, xattrs, reason }), below))
     };
-    if entries.iter().filter(|(_, meta, ..)| meta.kind == FileKind::Directory).count() < 2 {
-        let parts = entries.into_iter().map(visit).collect::<Result<Vec<_>, _>>()?;
-        return Ok(parts.into_iter().flatten().collect());
+    let directories = entries.iter().filter(|(_, meta, ..)| meta.kind == FileKind::Directory).count();
+    let mut pieces = Vec::with_capacity(2 * directories + 1);
+    let mut piece = Vec::with_capacity(if directories == 0 { entries.len() } else { 0 });
+    let mut put = |(selected, below): (Option<Selected>, Vec<Vec<Selected>>)| {
+        piece.extend(selected);
+        if !below.is_empty() {
+            pieces.push(std::mem::take(&mut piece));
+            pieces.extend(below);
+        }
+    };
+    if directories < 2 {
+        entries.into_iter().try_for_each(|entry| visit(entry).map(&mut put))?;
+    } else {
+        entries.into_par_iter().map(visit).collect::<Result<Vec<_>, _>>()?.into_iter().for_each(put);
     }
-    let parts = entries.into_par_iter().map(visit).collect::<Result<Vec<_>, _>>()?;
-    Ok(parts.into_iter().flatten().collect())
+    if !piece.is_empty() {
+        pieces.push(piece);
+    }
+    Ok(pieces)
 }
 
 impl Selection<'_> {
