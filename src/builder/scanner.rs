@@ -90,7 +90,7 @@ impl Build {
     /// What the scanner has left that made `output`, the image's own scan first.
     pub(super) async fn scanned(&self, worker: &LocalWorker, output: &Output) -> Result<Vec<Claim>, BuildError> {
         let Output::Stack(stack) = output else { return Ok(Vec::new()) };
-        let uppermost = Stack { layers: stack.layers.last().cloned().into_iter().collect() };
+        let uppermost = Stack::new(stack.layers().last().cloned().into_iter().collect());
         let trees = worker.trees(&uppermost).await.map_err(|error| report::step_error(&error, None))?;
         task::blocking(move || claims(&View::new(trees)?)).await.map_err(|error| match error {
             ScanError::Unreadable(error) => report::environment_error(&error),

@@ -4,11 +4,13 @@
 //! thousand files costs more than all the rest of such a step. The first who wants the files gets them ([`tree`]); from then
 //! on the layer is kept as a tree.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ahead::Ahead;
 use super::compress::Compression;
@@ -68,7 +70,25 @@ fn to_bytes(places: &[Place]) -> Vec<u8> {
 struct Former {
     tar: File,
     places: HashMap<[u8; 32], (u64, u64)>,
+    /// Tells its windows from those of others.
+    number: u64,
 }
+
+/// Part of an earlier layer's tar. A new layer's data lie in much the same order, so what is asked for next is mostly in it.
+#[derive(Default)]
+struct Window {
+    /// Which layer's; 0 for none.
+    number: u64,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+thread_local! {
+    static WINDOW: RefCell<Window> = RefCell::default();
+}
+
+/// As much as a thread reads at a time.
+const WINDOW_BYTES: usize = 128 << 10;
 
 /// Bigger files are read from their source, in chunks.
 const MAX_REUSED_BYTES: u64 = 1 << 20;
@@ -85,7 +105,8 @@ impl Former {
             let (offset, size_bytes) = numbers.split_first_chunk::<8>()?;
             places.insert(*digest, (u64::from_le_bytes(*offset), u64::from_le_bytes(size_bytes.try_into().ok()?)));
         }
-        Some(Former { tar, places })
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        Some(Former { tar, places, number: NUMBER.fetch_add(1, Ordering::Relaxed) })
     }
 
     /// The data that `digest` names, if it is there and undamaged.
@@ -94,9 +115,35 @@ impl Former {
         if size_bytes > MAX_REUSED_BYTES {
             return None;
         }
-        let mut data = vec![0; usize::try_from(size_bytes).ok()?];
-        self.tar.read_exact_at(&mut data, offset).ok()?;
-        (Digest::of(&data) == *digest).then_some(data)
+        let size = usize::try_from(size_bytes).ok()?;
+        WINDOW.with_borrow_mut(|window| {
+            let is_in = window.number == self.number
+                && offset >= window.offset
+                && offset + size_bytes <= window.offset + window.bytes.len() as u64;
+            if !is_in {
+                self.look_at(window, offset, size)?;
+            }
+            let start = usize::try_from(offset - window.offset).ok()?;
+            let data = window.bytes.get(start..start + size)?;
+            (Digest::of(data) == *digest).then(|| data.to_vec())
+        })
+    }
+
+    /// Reads what begins at `offset`, `size` bytes and what follows.
+    fn look_at(&self, window: &mut Window, offset: u64, size: usize) -> Option<()> {
+        // nothing of it counts if this fails
+        window.number = 0;
+        window.bytes.resize(size.max(WINDOW_BYTES), 0);
+        let mut filled = 0;
+        while filled < size {
+            match self.tar.read_at(&mut window.bytes[filled..], offset + filled as u64).ok()? {
+                0 => return None,
+                count => filled += count,
+            }
+        }
+        window.bytes.truncate(filled);
+        (window.number, window.offset) = (self.number, offset);
+        Some(())
     }
 }
 

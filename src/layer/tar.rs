@@ -94,34 +94,24 @@ pub(super) fn write_entries<'a, H: Send>(
     out: &'a mut dyn Write,
 ) -> Result<TarSummary, LayerError> {
     let out = HashingWriter::new(out);
-    let mut writer = TarWriter { out, content: Hasher::new(), buffer: Vec::new(), epoch, open: None, places };
+    let mut writer = TarWriter { out, content: Hasher::new(), buffer: Vec::new(), places };
     let mut batches = Batches { entries, failed: false };
     let Some(first) = batches.next() else { return writer.finish() };
     match batches.next() {
         // Starting threads costs more than a small layer.
-        None => read_batch(first, contents, &mut |piece| writer.take(piece))?,
+        None => read_batch(first, contents, epoch, &mut |piece| writer.take(piece))?,
         Some(second) => {
-            let read = |batch, sink: &Sink<Vec<Piece>>| {
-                // what is small goes together: handing over costs more than reading a small file
-                let mut pieces = Vec::with_capacity(BATCH_ENTRIES);
-                let mut put = |piece| {
-                    let is_big = matches!(piece, Piece::Chunk(_));
-                    pieces.push(piece);
-                    match is_big.then(|| sink.put(std::mem::take(&mut pieces))) {
-                        Some(ControlFlow::Break(())) => Err(Stop::Unwanted),
-                        _ => Ok(()),
-                    }
+            let read = |batch, sink: &Sink<Piece>| {
+                let mut put = |piece| match sink.put(piece) {
+                    ControlFlow::Continue(()) => Ok(()),
+                    ControlFlow::Break(()) => Err(Stop::Unwanted),
                 };
-                match read_batch(batch, contents, &mut put) {
-                    Err(Stop::Unwanted) => return,
-                    Err(Stop::Failed(err)) => pieces.push(Piece::Failed(err)),
-                    Ok(()) => {}
+                if let Err(Stop::Failed(err)) = read_batch(batch, contents, epoch, &mut put) {
+                    // Nobody listening any more is fine: then another error came first.
+                    let _ = sink.put(Piece::Failed(err));
                 }
-                // Nobody listening any more is fine: then another error came first.
-                let _ = sink.put(pieces);
             };
-            let write = |pieces: Vec<Piece>| pieces.into_iter().try_for_each(|piece| writer.take(piece));
-            ordered([first, second].into_iter().chain(batches), read, write)?;
+            ordered([first, second].into_iter().chain(batches), read, |piece| writer.take(piece))?;
         }
     }
     writer.finish()
@@ -170,16 +160,29 @@ impl<H, I: Iterator<Item = Result<(Entry, H), LayerError>>> Iterator for Batches
 
 /// What comes out of reading a batch.
 enum Piece {
-    /// An entry and all of its data, with the data's digest.
-    Whole(Entry, Vec<u8>, Option<Digest>),
-    /// An entry whose data follows in chunks.
-    Begin(Entry),
-    /// Some of the data.
+    /// What was made of some entries.
+    Gathered(Gathered),
+    /// Some of the data of a big file: what was gathered before ends with its header.
     Chunk(Vec<u8>),
-    /// The digest of the data that came in chunks.
-    End(Digest),
     /// Reading failed; nothing follows.
     Failed(LayerError),
+}
+
+/// Bytes of the tar, made where they are read: whoever puts the tar together is alone and has enough to do.
+#[derive(Default)]
+struct Gathered {
+    /// Headers and data.
+    tar: Vec<u8>,
+    /// What the content digest takes of the entries.
+    content: Vec<u8>,
+    /// Digests and sizes of the data of regular files, and how far before or behind the start of `tar` they begin.
+    places: Vec<(Digest, i64, u64)>,
+}
+
+impl Gathered {
+    fn note_place(&mut self, digest: Digest, offset: i64, size_bytes: u64) {
+        self.places.push((digest, offset, size_bytes));
+    }
 }
 
 /// Why a reader stops.
@@ -194,59 +197,65 @@ impl From<LayerError> for Stop {
     }
 }
 
-/// Reads the data of a batch and puts it out in order.
+/// Reads the data of a batch and puts it out in order, as bytes of a tar.
 fn read_batch<H, E: From<LayerError>>(
     batch: Batch<H>,
     contents: &impl Contents<H>,
+    epoch: Option<i64>,
     put: &mut impl FnMut(Piece) -> Result<(), E>,
 ) -> Result<(), E> {
+    let mut gathered = Gathered::default();
     for (entry, handle) in batch? {
+        write_header(&tar_entry(&entry, epoch), &mut gathered.tar);
         let What::Present { meta: Meta { kind: FileKind::File, size_bytes, .. }, .. } = &entry.what else {
-            put(Piece::Whole(entry, Vec::new(), None))?;
+            add_content(&entry, None, &mut gathered.content);
             continue;
         };
         let size_bytes = *size_bytes;
-        let path = entry.path.clone();
-        let failed = |err| LayerError::tree("read", &path, err);
+        let path = &entry.path;
+        let failed = |err| LayerError::tree("read", path, err);
         let known = contents.digest(&handle);
-        let file = match contents.open(&path, &handle)? {
-            Content::File(file) => file,
+        let start = gathered.tar.len();
+        let digest = match contents.open(path, &handle)? {
             Content::Bytes(data) => {
-                let digest = known.unwrap_or_else(|| Digest::of(&data));
-                put(Piece::Whole(entry, data, Some(digest)))?;
-                continue;
+                gathered.tar.extend_from_slice(&data);
+                known.unwrap_or_else(|| Digest::of(&data))
+            }
+            Content::File(file) if size_bytes <= CHUNK_BYTES as u64 => {
+                (&file).take(size_bytes + 1).read_to_end(&mut gathered.tar).map_err(failed)?;
+                if (gathered.tar.len() - start) as u64 != size_bytes {
+                    return Err(LayerError::Changed { path: entry.path }.into());
+                }
+                contents.check(path, &handle, &file)?;
+                known.unwrap_or_else(|| Digest::of(&gathered.tar[start..]))
+            }
+            Content::File(file) => {
+                put(Piece::Gathered(std::mem::take(&mut gathered)))?;
+                let mut hasher = Hasher::new();
+                let mut left = size_bytes;
+                while left > 0 {
+                    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+                    (&file).take(left.min(CHUNK_BYTES as u64)).read_to_end(&mut chunk).map_err(failed)?;
+                    if chunk.is_empty() {
+                        return Err(LayerError::Changed { path: entry.path }.into());
+                    }
+                    left -= chunk.len() as u64;
+                    if known.is_none() {
+                        hasher.update(&chunk);
+                    }
+                    put(Piece::Chunk(chunk))?;
+                }
+                contents.check(path, &handle, &file)?;
+                known.unwrap_or_else(|| hasher.finish())
             }
         };
-        if size_bytes <= CHUNK_BYTES as u64 {
-            let mut data = Vec::with_capacity(size_bytes as usize + 1);
-            (&file).take(size_bytes + 1).read_to_end(&mut data).map_err(failed)?;
-            if data.len() as u64 != size_bytes {
-                return Err(LayerError::Changed { path }.into());
-            }
-            contents.check(&path, &handle, &file)?;
-            let digest = known.unwrap_or_else(|| Digest::of(&data));
-            put(Piece::Whole(entry, data, Some(digest)))?;
-            continue;
-        }
-        put(Piece::Begin(entry))?;
-        let mut hasher = Hasher::new();
-        let mut left = size_bytes;
-        while left > 0 {
-            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-            (&file).take(left.min(CHUNK_BYTES as u64)).read_to_end(&mut chunk).map_err(failed)?;
-            if chunk.is_empty() {
-                return Err(LayerError::Changed { path }.into());
-            }
-            left -= chunk.len() as u64;
-            if known.is_none() {
-                hasher.update(&chunk);
-            }
-            put(Piece::Chunk(chunk))?;
-        }
-        contents.check(&path, &handle, &file)?;
-        put(Piece::End(known.unwrap_or_else(|| hasher.finish())))?;
+        // the data of a big file lie before what is gathered now
+        let end = gathered.tar.len() as i64;
+        gathered.note_place(digest, end - size_bytes.cast_signed(), size_bytes);
+        gathered.tar.extend_from_slice(padding(size_bytes));
+        add_content(&entry, Some(digest), &mut gathered.content);
     }
-    Ok(())
+    put(Piece::Gathered(gathered))
 }
 
 impl Entry {
@@ -258,64 +267,46 @@ impl Entry {
     }
 }
 
-/// Turns pieces into tar bytes and the content digest.
+/// Puts pieces together, and digests them.
 struct TarWriter<'a> {
     out: HashingWriter<&'a mut dyn Write>,
     content: Hasher,
-    /// Small things gathered into one write.
+    /// Small pieces gathered into one write.
     buffer: Vec<u8>,
-    epoch: Option<i64>,
-    /// The entry whose chunks are coming.
-    open: Option<Entry>,
     places: Option<&'a mut Vec<Place>>,
 }
 
 /// Gathered bytes are written at this size.
-const BUFFER_BYTES: usize = 256 << 10;
+const BUFFER_BYTES: usize = 64 << 10;
 
 impl TarWriter<'_> {
     fn take(&mut self, piece: Piece) -> Result<(), LayerError> {
         match piece {
-            Piece::Whole(entry, data, digest) => {
-                write_header(&tar_entry(&entry, self.epoch), &mut self.buffer);
-                if let Some(digest) = digest {
-                    self.note_place(digest, self.here(), data.len() as u64);
+            Piece::Gathered(Gathered { tar, content, places }) => {
+                if let Some(noted) = &mut self.places {
+                    let here = self.out.written_bytes() + self.buffer.len() as u64;
+                    let place = |(digest, offset, size_bytes): (Digest, i64, u64)| Place {
+                        digest,
+                        offset: here.saturating_add_signed(offset),
+                        size_bytes,
+                    };
+                    noted.extend(places.into_iter().map(place));
                 }
-                self.buffer.extend_from_slice(&data);
-                self.buffer.extend_from_slice(padding(data.len() as u64));
-                add_content(&entry, digest, &mut self.content);
+                self.content.update(&content);
+                self.put(tar)
             }
-            Piece::Begin(entry) => {
-                write_header(&tar_entry(&entry, self.epoch), &mut self.buffer);
-                self.open = Some(entry);
-            }
-            Piece::Chunk(chunk) => {
-                self.write_out()?;
-                self.out.write_all(&chunk).map_err(LayerError::Write)?;
-            }
-            Piece::End(digest) => {
-                let entry = self.open.take().expect("chunks follow their entry");
-                self.note_place(digest, self.here() - entry.data_bytes(), entry.data_bytes());
-                self.buffer.extend_from_slice(padding(entry.data_bytes()));
-                add_content(&entry, Some(digest), &mut self.content);
-            }
-            Piece::Failed(err) => return Err(err),
+            Piece::Chunk(chunk) => self.put(chunk),
+            Piece::Failed(err) => Err(err),
         }
-        if self.buffer.len() >= BUFFER_BYTES {
-            self.write_out()?;
-        }
-        Ok(())
     }
 
-    /// How many bytes the tar has so far.
-    fn here(&self) -> u64 {
-        self.out.written_bytes() + self.buffer.len() as u64
-    }
-
-    fn note_place(&mut self, digest: Digest, offset: u64, size_bytes: u64) {
-        if let Some(places) = &mut self.places {
-            places.push(Place { digest, offset, size_bytes });
+    fn put(&mut self, bytes: Vec<u8>) -> Result<(), LayerError> {
+        if self.buffer.is_empty() {
+            self.buffer = bytes;
+        } else {
+            self.buffer.extend_from_slice(&bytes);
         }
+        if self.buffer.len() >= BUFFER_BYTES { self.write_out() } else { Ok(()) }
     }
 
     fn write_out(&mut self) -> Result<(), LayerError> {
@@ -380,15 +371,19 @@ fn beside(path: &TreePath, name: &[u8]) -> Vec<u8> {
     path.parent().child(name).as_bytes().to_vec()
 }
 
-/// Adds an entry to the content digest: every field, no times.
-fn add_content(entry: &Entry, data: Option<Digest>, content: &mut Hasher) {
-    content.field(entry.path.as_bytes());
+/// Appends what the content digest takes of an entry: every field behind its length, no times.
+fn add_content(entry: &Entry, data: Option<Digest>, content: &mut Vec<u8>) {
+    let field = |content: &mut Vec<u8>, bytes: &[u8]| {
+        content.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        content.extend_from_slice(bytes);
+    };
+    field(content, entry.path.as_bytes());
     match &entry.what {
-        What::Whiteout => content.field(b"whiteout"),
-        What::Opaque => content.field(b"opaque"),
+        What::Whiteout => field(content, b"whiteout"),
+        What::Opaque => field(content, b"opaque"),
         What::HardLink { first, .. } => {
-            content.field(b"link");
-            content.field(first.as_bytes());
+            field(content, b"link");
+            field(content, first.as_bytes());
         }
         What::Present { meta, xattrs, target, .. } => {
             let (kind, major, minor): (&[u8], u32, u32) = match meta.kind {
@@ -400,16 +395,16 @@ fn add_content(entry: &Entry, data: Option<Digest>, content: &mut Hasher) {
                 FileKind::Character(major, minor) => (b"character", major, minor),
                 FileKind::Block(major, minor) => (b"block", major, minor),
             };
-            content.field(kind);
+            field(content, kind);
             for number in [meta.mode, meta.uid, meta.gid, major, minor] {
-                content.update(&number.to_le_bytes());
+                content.extend_from_slice(&number.to_le_bytes());
             }
-            content.field(target);
-            content.field(data.as_ref().map_or(&[][..], |digest| digest.as_bytes()));
-            content.update(&(xattrs.len() as u64).to_le_bytes());
+            field(content, target);
+            field(content, data.as_ref().map_or(&[][..], |digest| digest.as_bytes()));
+            content.extend_from_slice(&(xattrs.len() as u64).to_le_bytes());
             for (name, value) in xattrs {
-                content.field(name);
-                content.field(value);
+                field(content, name);
+                field(content, value);
             }
         }
     }

@@ -98,7 +98,7 @@ pub struct StackLayer {
 
 impl Stack {
     /// Of these layers.
-    fn new(layers: Vec<StackLayer>) -> Stack {
+    pub fn new(layers: Vec<StackLayer>) -> Stack {
         let chain = layers.iter().fold(None, |below, layer| Some(ChainId::above(below, &layer.diff_id)));
         Stack { layers, chain }
     }
