@@ -184,7 +184,8 @@ fn archives_are_the_layout_and_equal_each_time() {
 #[test]
 fn a_layout_keeps_its_other_images() {
     let space = Space::new();
-    let built = space.image();
+    // its own names would count more than those of the output
+    let built = Built { names: Vec::new(), ..space.image() };
     let output = |name: &str| format!("type=oci,tar=false,dest={},name={name}", space.path("layout").display());
     space.export(&built, &output("a:1"));
     space.export(&Built { epoch: Some(5), ..built.clone() }, &output("a:2"));

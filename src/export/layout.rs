@@ -130,7 +130,6 @@ fn other_entries(directory: &Path, new: &[Descriptor]) -> Result<Vec<Descriptor>
     Ok(index.manifests.into_iter().filter(is_other).collect())
 }
 
-/// One entry per name, one without a name if there is none.
 /// The root of `artifact` as an index would list it.
 pub(super) fn listed(artifact: &Artifact, annotations: &[Annotation]) -> Descriptor {
     let mut root = artifact.root.clone();
@@ -149,6 +148,7 @@ pub(super) fn listed_with_time(artifact: &Artifact, annotations: &[Annotation]) 
     root
 }
 
+/// One entry per name, one without a name if there is none.
 fn index_entries(artifact: &Artifact, names: &[ImageRef], annotations: &[Annotation]) -> Vec<Descriptor> {
     let plain = listed_with_time(artifact, annotations);
     if names.is_empty() {
