@@ -114,7 +114,7 @@ enum State {
     /// In what belongs to the next header: so much of it, and its length.
     Extension(Extension, Vec<u8>, usize),
     /// In a file.
-    Data(Data),
+    Data(Box<Data>),
     /// In what fills a block.
     Padding(u64),
     /// In the zero blocks at the end.
@@ -294,18 +294,18 @@ impl Packer {
         entry.size = size_bytes;
         entry.member = Some(self.next_member()?);
         self.contents.entries.push(entry);
-        Ok(State::Data(Data {
+        Ok(State::Data(Box::new(Data {
             entry: self.contents.entries.len() - 1,
             size_bytes,
             read_bytes: 0,
             chunk_bytes: 0,
             whole: Hasher::new(),
             chunk: Hasher::new(),
-        }))
+        })))
     }
 
     /// Takes bytes of a file, up to the end of a chunk.
-    fn data(&mut self, mut data: Data, bytes: &[u8]) -> io::Result<(State, usize)> {
+    fn data(&mut self, mut data: Box<Data>, bytes: &[u8]) -> io::Result<(State, usize)> {
         let left = data.size_bytes - data.read_bytes;
         let room = (CHUNK_BYTES - data.chunk_bytes).min(usize::try_from(left).unwrap_or(usize::MAX));
         let count = bytes.len().min(room);
