@@ -25,7 +25,7 @@ impl Prepared {
 /// Decides what is made in `parent`: each missing directory, 0755, owned by the op's user. Nothing if it is there already.
 ///
 /// # Errors
-/// `ThroughFile` when something else is in the way; `Owner` when the user cannot be looked up.
+/// `NoPlace` when something else is in the way; `Owner` when the user cannot be looked up.
 pub fn prepare(op: &MkdirOp, parent: &dyn FileTree) -> Result<Prepared, CopyError> {
     let owner = match op.user.as_str() {
         "" => Owner::default(),
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_file_in_the_way_is_an_error() {
         for path in ["/f", "/f/x"] {
-            assert!(matches!(made("file f x", "", path).unwrap(), Err(CopyError::ThroughFile { .. })), "{path}");
+            assert!(matches!(made("file f x", "", path).unwrap(), Err(CopyError::NoPlace { .. })), "{path}");
         }
     }
 }

@@ -180,6 +180,14 @@ pub enum CopyError {
         /// What is in the way.
         path: TreePath,
     },
+    /// A directory for which there is no place.
+    #[error("cannot make the directory `{directory}`: `{path}` is not a directory")]
+    NoPlace {
+        /// As it was asked for.
+        directory: String,
+        /// What is in the way.
+        path: TreePath,
+    },
     /// An owner that is not known.
     #[error("owner `{text}` is not known")]
     Owner {

@@ -111,12 +111,15 @@ pub(crate) fn new_directory(path: &str, owner: Owner, parent: &dyn FileTree) -> 
     };
     let to = match resolve(parent, &TreePath::clean(path.as_bytes()), Last::Follow) {
         Err(SnapshotError::NotADirectory { path: file }) => {
-            return Err(CopyError::ThroughFile { destination: path.to_owned(), path: file });
+            return Err(CopyError::NoPlace { directory: path.to_owned(), path: file });
         }
         to => to?,
     };
     if to.meta.is_none_or(|meta| meta.kind != FileKind::Directory) {
-        planner.make_directories(&to.path)?;
+        planner.make_directories(&to.path).map_err(|error| match error {
+            CopyError::ThroughFile { destination, path } => CopyError::NoPlace { directory: destination, path },
+            error => error,
+        })?;
     }
     Ok(planner.layout)
 }
