@@ -95,7 +95,7 @@ impl Annotation {
     }
 }
 
-/// Those of `annotations` for `place` on an image of `platform` (none for an index), later ones winning.
+/// Those of `annotations` for `place` on an image of `platform` (none for an index, and for an image without one), later ones winning.
 pub(super) fn select(annotations: &[Annotation], place: Place, platform: Option<&Platform>) -> BTreeMap<String, String> {
     annotations
         .iter()

@@ -24,7 +24,7 @@ pub(super) fn uncompressed(built: &Built, store: &Store, annotations: &[Annotati
     };
     let image = |image: &BuiltImage| {
         let layers = image.layers.iter().map(layer).collect::<Result<Vec<_>, ExportError>>()?;
-        Ok(assemble(&annotated(&image.draft, annotations, dialect), &layers, built.epoch))
+        Ok(assemble(&annotated(built, &image.draft, annotations, dialect), &layers, built.epoch))
     };
     let images = built.images.iter().map(image).collect::<Result<_, ExportError>>()?;
     Ok(Artifact::new(images, built, annotations, dialect))
@@ -40,7 +40,7 @@ pub(super) fn compressed(
 ) -> Result<Artifact, ExportError> {
     let image = |image: &BuiltImage| {
         let layers = in_parallel(&image.layers, |layer| blob(layer, store, options, built.epoch))?;
-        Ok(assemble(&annotated(&image.draft, annotations, options.dialect), &layers, built.epoch))
+        Ok(assemble(&annotated(built, &image.draft, annotations, options.dialect), &layers, built.epoch))
     };
     let images = built.images.iter().map(image).collect::<Result<_, ExportError>>()?;
     let artifact = Artifact::new(images, built, annotations, options.dialect);
@@ -91,10 +91,12 @@ fn assembled(layer: &BuiltLayer, descriptor: Descriptor) -> AssembledLayer {
     AssembledLayer { diff_id: layer.diff_id, descriptor, created_secs }
 }
 
-fn annotated(draft: &ImageDraft, annotations: &[Annotation], dialect: Dialect) -> ImageDraft {
+/// The draft of an image of `built` with its annotations. As with BuildKit, those for a platform are for images in an index.
+fn annotated(built: &Built, draft: &ImageDraft, annotations: &[Annotation], dialect: Dialect) -> ImageDraft {
     let mut draft = draft.clone();
     draft.dialect = dialect;
-    draft.annotations.extend(annotation::select(annotations, Place::Manifest, Some(&draft.config.platform())));
+    let platform = built.has_index().then(|| draft.config.platform());
+    draft.annotations.extend(annotation::select(annotations, Place::Manifest, platform.as_ref()));
     draft
 }
 

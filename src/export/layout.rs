@@ -130,11 +130,11 @@ fn other_entries(directory: &Path, new: &[Descriptor]) -> Result<Vec<Descriptor>
     Ok(index.manifests.into_iter().filter(is_other).collect())
 }
 
-/// The root of `artifact` as an index would list it.
+/// The root of `artifact` as an index would list it. As with BuildKit, annotations for a platform are for images in an index.
 pub(super) fn listed(artifact: &Artifact, annotations: &[Annotation]) -> Descriptor {
     let mut root = artifact.root.clone();
     let place = if artifact.index.is_some() { Place::IndexDescriptor } else { Place::ManifestDescriptor };
-    root.annotations.extend(annotation::select(annotations, place, artifact.root.platform.as_ref()));
+    root.annotations.extend(annotation::select(annotations, place, None));
     root
 }
 

@@ -153,6 +153,13 @@ pub struct Built {
     pub names: Vec<ImageRef>,
 }
 
+impl Built {
+    /// Whether what is written has an index: one was asked for, or something is said of an image.
+    fn has_index(&self) -> bool {
+        self.form == Form::Index || self.images.len() > 1 || self.images.iter().any(|image| !image.claims.is_empty())
+    }
+}
+
 /// What a name stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
