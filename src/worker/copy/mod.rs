@@ -18,6 +18,7 @@ use crate::source::digest::FileDigests;
 use crate::source::extract::ExtractError;
 
 mod archive;
+mod growth;
 pub(crate) mod layout;
 mod missing;
 pub mod mode;
