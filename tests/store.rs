@@ -54,7 +54,11 @@ impl Space {
         let platform = "linux/amd64".parse().expect("valid");
         let item = |created_by: &str, layer| DraftHistory { created_by: created_by.to_owned(), comment: None, layer };
         let history = vec![item("COPY", true), item("RUN a && b", true), item("CMD", false)];
-        let own = |diff_id, created_secs| BuiltLayer { diff_id, origin: LayerOrigin::Own { created_secs, tar_bytes: None } };
+        let own = |diff_id, created_secs| BuiltLayer {
+            diff_id,
+            origin: LayerOrigin::Own { created_secs, tar_bytes: None },
+            delivered: None,
+        };
         let image = BuiltImage {
             draft: ImageDraft { config: ImageConfig::scratch(&platform), history, ..ImageDraft::default() },
             layers: vec![own(below, 1_700_000_000), own(above, 1_700_000_001)],
@@ -212,7 +216,7 @@ fn an_epoch_with_rewritten_times_makes_equal_images_of_unequal_times() {
         });
         let origin = LayerOrigin::Own { created_secs: mtime_secs.cast_signed(), tar_bytes: None };
         let mut built = Built { epoch: Some(1000), ..space.image() };
-        built.images[0].layers = vec![BuiltLayer { diff_id, origin }];
+        built.images[0].layers = vec![BuiltLayer { diff_id, origin, delivered: None }];
         built.images[0].draft.history.truncate(1);
         let layout = space.path("layout");
         let output = format!("type=oci,tar=false,dest={},rewrite-timestamp=true", layout.display());
@@ -285,10 +289,11 @@ fn the_store_s_own_image_needs_no_blobs_and_becomes_a_base() {
     assert_eq!(space.store.read_blob(&record.manifest).expect("read"), image.manifest);
     assert_eq!(fs::read_dir(space.store.root().join("blobs/sha256")).expect("read").count(), 2);
 
-    let base = image
-        .layers
-        .iter()
-        .map(|layer| BuiltLayer { diff_id: layer.diff_id, origin: LayerOrigin::Base(layer.descriptor.clone()) });
+    let base = image.layers.iter().map(|layer| BuiltLayer {
+        diff_id: layer.diff_id,
+        origin: LayerOrigin::Base(layer.descriptor.clone()),
+        delivered: None,
+    });
     let config: ImageConfig = serde_json::from_slice(&image.config).expect("config");
     let draft = ImageDraft { base_history: config.history, history: vec![], ..built.images[0].draft.clone() };
     let derived = Built { images: vec![BuiltImage { layers: base.collect(), draft, claims: Vec::new() }], ..built };

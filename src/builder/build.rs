@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::attest::{self, Sbom};
 use super::caches::{self, Importing, Leaving};
+use super::deliver::Delivered;
 use super::inputs::{self, Inputs};
 use super::lock::{self, Lock, Locking};
 use super::options::{entitled, options, project, reuse};
@@ -396,8 +397,10 @@ impl Build {
             let ran = schedule.run(&targets, self.cancel.clone()).await;
             // what no step read is fetched for the outputs
             let fetched = match &ran {
-                Ok((stacks, _)) if outputs.any() => self.fetch_missing(&worker, &stacks[..images.len()]).await,
-                _ => Ok(()),
+                Ok((stacks, _)) if outputs.any() => {
+                    self.provide_layers(&worker, &imports, &stacks[..images.len()], (outputs, epoch)).await
+                }
+                _ => Ok(Delivered::new()),
             };
             let error = match (&ran, &fetched) {
                 (Err(Failure::Step { error, .. }), _) | (_, Err(error)) => Some(error),
@@ -424,7 +427,7 @@ impl Build {
             Failure::Step { index, error } => report::run_error(error, Some(index), &graph),
             Failure::Interrupted => interrupted(),
         })?;
-        fetched.map_err(|error| match error {
+        let delivered = fetched.map_err(|error| match error {
             WorkError::Canceled => interrupted(),
             error => report::run_error(error, None, &graph),
         })?;
@@ -447,7 +450,7 @@ impl Build {
         let answers = told.map(|told| told.lock().expect("no holder of this lock panics").clone()).unwrap_or_default();
         let leaving = Leaving::of(&cache, (imports.clone(), uploads), (&ended, answers), &graph, &stacks)
             .map_err(|error| report::store_error(&error))?;
-        Ok(Ran { product: super::output::Product { images: built, epoch, imports }, summary, leaving })
+        Ok(Ran { product: super::output::Product { images: built, epoch, imports, delivered }, summary, leaving })
     }
 
     /// Who is told of steps: a build with caches may look at its steps more than once.
@@ -457,23 +460,6 @@ impl Build {
         }
         let names = numbers.iter().map(|(index, number)| (*number, graph.step(*index).origin.name.clone())).collect();
         Arc::new(Retold::new(self.reporter.clone(), names))
-    }
-
-    /// Brings layers here that images have and no step has read.
-    async fn fetch_missing(&self, worker: &LocalWorker, outputs: &[Output]) -> Result<(), WorkError> {
-        let mut cancel = self.cancel.clone();
-        let fetching = async {
-            for output in outputs {
-                if let Output::Stack(stack) = output {
-                    worker.fetch_missing(stack).await?;
-                }
-            }
-            Ok(())
-        };
-        tokio::select! {
-            result = fetching => result,
-            Ok(_) = cancel.wait_for(|stop| *stop) => Err(WorkError::Canceled),
-        }
     }
 
     /// Writes the lock file, if that is wanted.

@@ -38,6 +38,7 @@ pub mod cache_mounts;
 mod caches;
 mod calls;
 mod definition;
+mod deliver;
 pub mod diff;
 mod disk;
 mod epoch;

@@ -1,18 +1,19 @@
 //! From a finished stack of layers to what the client asked for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::deliver::Delivered;
 use super::reporter::Reporter;
 use super::{BuildError, BuildRequest, BuildResult, Entitlement, ErrorKind, ExportedImage, report};
 use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
 use crate::event::StepNumber;
-use crate::export::output::Push;
+use crate::export::output::{Push, Scope};
 use crate::export::{
     self, Annotation, Artifact, Built, BuiltImage, BuiltLayer, Claim, Destination, ExportError, Form, LayerOrigin, Output,
-    OutputKind, Stale,
+    OutputKind, Stale, Whereabouts,
 };
 use crate::image::{Descriptor, Dialect, DraftHistory, ImageDraft};
 use crate::layer;
@@ -32,6 +33,8 @@ pub struct Product {
     pub epoch: Option<i64>,
     /// Where layers may be that the store does not have.
     pub imports: Arc<Imports>,
+    /// What is where the image goes, and not here.
+    pub delivered: Delivered,
 }
 
 /// The image for one platform.
@@ -68,9 +71,39 @@ impl Wanted {
         forms
     }
 
+    /// Where the image is pushed, by each name, if pushes are all that is wanted and take blobs as they come. `tags` are the
+    /// build's names, `epoch` is its own.
+    pub fn push_targets(&self, tags: &[ImageRef], epoch: Option<i64>) -> Option<Vec<PushTarget>> {
+        let mut targets = Vec::new();
+        for output in self.outputs.iter().filter(|output| output.kind != OutputKind::Nothing) {
+            let push = output.push.filter(|_| output.layers.scope == Scope::Own)?;
+            let form = output.form(epoch)?;
+            let names = if tags.is_empty() { &output.names } else { tags };
+            targets.extend(names.iter().map(|name| PushTarget { name: name.clone(), insecure: push.insecure, form }));
+        }
+        Some(targets)
+    }
+
     /// Whether an output writes the files themselves.
     pub fn want_files(&self) -> bool {
         self.outputs.iter().any(|output| matches!(output.kind, OutputKind::Files(_) | OutputKind::FilesArchive(_)))
+    }
+}
+
+/// A name that an image is pushed by.
+pub struct PushTarget {
+    /// The name.
+    pub name: ImageRef,
+    /// `registry.insecure=`.
+    pub insecure: bool,
+    /// How the push wants the layers that the build made.
+    pub form: layer::Form,
+}
+
+impl PushTarget {
+    /// Host and repository.
+    pub fn repository(&self) -> (&str, &str) {
+        (&self.name.host, &self.name.repository)
     }
 }
 
@@ -183,7 +216,10 @@ pub async fn export(
 ) -> Result<BuildResult, BuildError> {
     let now_secs = request.now_secs();
     let provenance = product.images.iter().map(|image| (image.draft.config.platform(), image.provenance.clone())).collect();
-    let origins: HashMap<Digest, ImageRef> = product.images.iter().flat_map(|image| origins(&image.stack)).collect();
+    let whereabouts = Whereabouts {
+        origins: product.images.iter().flat_map(|image| origins(&image.stack)).collect(),
+        delivered: product.delivered.values().map(|blob| blob.digest).collect(),
+    };
     let built = Arc::new(built(product, request));
     let mut stdout = std::mem::replace(&mut request.stdout, Box::new(std::io::sink()));
     // of several outputs the last one is told of
@@ -218,7 +254,7 @@ pub async fn export(
                     reporter.note(step, format!("exporting manifest list {}", root.digest));
                 }
                 if let (Some(push), Some(artifact)) = (push, &exported.artifact) {
-                    let place = Place { store, client, names: &names, origins: &origins };
+                    let place = Place { store, client, names: &names, whereabouts: &whereabouts };
                     if let Err(error) = place.send(push, &artifact.root, reporter, step).await {
                         reporter.failed(step, error.to_string());
                         return Err(report::export_error(&error));
@@ -253,8 +289,7 @@ struct Place<'a> {
     store: &'a Store,
     client: &'a Client,
     names: &'a [ImageRef],
-    /// The images that layers came with.
-    origins: &'a HashMap<Digest, ImageRef>,
+    whereabouts: &'a Whereabouts,
 }
 
 impl Place<'_> {
@@ -265,7 +300,7 @@ impl Place<'_> {
             true => self.names.iter().fold(self.client.clone(), |client, name| client.insecure(&name.host)),
             false => self.client.clone(),
         };
-        let pushed = export::push(self.store, &client, root, self.names, push.by, self.origins).await?;
+        let pushed = export::push(self.store, &client, root, self.names, push.by, self.whereabouts.clone()).await?;
         for name in pushed.names {
             reporter.note(step, format!("pushing manifest for {name}"));
         }
@@ -285,11 +320,14 @@ fn origins(stack: &Stack) -> impl Iterator<Item = (Digest, ImageRef)> {
 
 /// Puts plan and layers together. A history item whose step made no layer of this stack has none.
 fn built(product: Product, request: &BuildRequest) -> Built {
-    let images = product.images.into_iter().map(|image| built_image(image, &product.imports)).collect();
+    let Product { images, imports, delivered, .. } = &product;
+    let images = images.iter().map(|image| built_image(image, imports, delivered)).collect();
     Built { images, form: request.form(), epoch: product.epoch, names: request.tags.clone() }
 }
 
-fn built_image(ProductImage { draft, stack, claims, .. }: ProductImage, imports: &Imports) -> BuiltImage {
+fn built_image(image: &ProductImage, imports: &Imports, delivered: &Delivered) -> BuiltImage {
+    let ProductImage { draft, stack, claims, .. } = image;
+    let draft = draft.clone();
     let history = draft.history.into_iter().map(|item| DraftHistory {
         created_by: item.created_by,
         comment: item.comment,
@@ -304,6 +342,7 @@ fn built_image(ProductImage { draft, stack, claims, .. }: ProductImage, imports:
     };
     let layer = |layer: &StackLayer| BuiltLayer {
         diff_id: layer.diff_id,
+        delivered: delivered.get(&layer.diff_id).cloned(),
         origin: match (&layer.base, layer.created_secs) {
             (Some((base, _)), _) => LayerOrigin::Base(Descriptor::new(&base.media_type, base.digest, base.size_bytes)),
             (None, created_secs) => {
@@ -311,5 +350,5 @@ fn built_image(ProductImage { draft, stack, claims, .. }: ProductImage, imports:
             }
         },
     };
-    BuiltImage { draft, layers: stack.layers().iter().map(layer).collect(), claims }
+    BuiltImage { draft, layers: stack.layers().iter().map(layer).collect(), claims: claims.clone() }
 }

@@ -1,13 +1,12 @@
 //! What is done with registries outside builds: log-ins, and images that are only fetched or sent.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::settings::Settings;
 use super::{BuildError, disk, images, report, settings};
 use crate::digest::Digest;
-use crate::export::{self, PushBy, Pushed};
+use crate::export::{self, PushBy, Pushed, Whereabouts};
 use crate::image::Descriptor;
 use crate::reference::{ImageRef, Platform};
 use crate::registry::{Client, Credential, Keyring, RegistryConfig, Secret};
@@ -94,7 +93,7 @@ pub async fn push(store: &Store, client_env: Vec<(String, String)>, names: &[Ima
         });
         let root = root.await?;
         let names = std::slice::from_ref(name);
-        let done = export::push(store, &client, &root, names, PushBy::Tag, &HashMap::new()).await;
+        let done = export::push(store, &client, &root, names, PushBy::Tag, Whereabouts::default()).await;
         pushed.push(done.map_err(|error| report::export_error(&error))?);
     }
     Ok(pushed)

@@ -51,6 +51,9 @@ pub(super) fn compressed(
 }
 
 fn blob(layer: &BuiltLayer, store: &Store, options: &LayerOptions, epoch: Option<i64>) -> Result<AssembledLayer, ExportError> {
+    if let Some(descriptor) = &layer.delivered {
+        return Ok(assembled(layer, in_dialect(descriptor, options.dialect)));
+    }
     let wanted_type = options.dialect.layer(options.encoding.compression.layer_type());
     let describe = |variant: Variant| {
         let mut descriptor = Descriptor::new(wanted_type, variant.digest, variant.size_bytes);

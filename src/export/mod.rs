@@ -39,7 +39,7 @@ pub use attestation::{Attestation, Claim, Subject};
 pub use files::{FileOptions, Stale};
 pub use flag::OutputError;
 pub use output::{Destination, Output, OutputKind};
-pub use push::{PushBy, Pushed, publishable, push};
+pub use push::{PushBy, Pushed, Whereabouts, publishable, push};
 pub use stored::stored;
 pub use validate::validate;
 
@@ -187,6 +187,8 @@ pub struct BuiltLayer {
     pub diff_id: DiffId,
     /// Whose it is.
     pub origin: LayerOrigin,
+    /// Its blob, if that is in the registries that the image is pushed to, and the layer not in the store.
+    pub delivered: Option<Descriptor>,
 }
 
 /// Whose layer it is.
@@ -227,8 +229,14 @@ pub fn to_store(store: &Store, built: &Built, annotations: &[Annotation], now_se
         set_secs: now_secs,
         origin: NameOrigin::Built,
     };
+    let is_here = built.images.iter().flat_map(|image| &image.layers).all(|layer| layer.delivered.is_none());
     for name in &built.names {
-        store.set_name(name, &record)?;
+        // what is not whole here is a registry's: the name stands for what is there
+        if is_here {
+            store.set_name(name, &record)?;
+        } else {
+            store.remove_name(name)?;
+        }
     }
     Ok(artifact)
 }

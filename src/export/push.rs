@@ -28,6 +28,15 @@ pub enum PushBy {
     Digest,
 }
 
+/// What is known of blobs before a push.
+#[derive(Debug, Clone, Default)]
+pub struct Whereabouts {
+    /// Images that blobs came with: their repositories may have them.
+    pub origins: HashMap<Digest, ImageRef>,
+    /// Blobs that the repositories have already, and the store may not.
+    pub delivered: HashSet<Digest>,
+}
+
 /// What a push did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pushed {
@@ -43,7 +52,7 @@ pub struct Pushed {
 
 /// Pushes `root`, a manifest or index of the store, with all that it names, under every one of `names`; manifests come last,
 /// so that nothing is named before it is whole. Where the store knows another repository of the same host that has a blob, by a
-/// pull or a push of it, the registry takes it from there; `origins` are images that blobs came with, which count too.
+/// pull or a push of it, the registry takes it from there; so it does where `whereabouts` name an image that the blob came with.
 ///
 /// # Errors
 /// `ExportError::Registry`; `ExportError::Store` for what is not in the store.
@@ -53,14 +62,14 @@ pub async fn push(
     root: &Descriptor,
     names: &[ImageRef],
     by: PushBy,
-    origins: &HashMap<Digest, ImageRef>,
+    whereabouts: Whereabouts,
 ) -> Result<Pushed, ExportError> {
+    let Whereabouts { mut origins, delivered } = whereabouts;
     let parts = Arc::new({
         let (store, root) = (store.clone(), root.clone());
-        task::blocking(move || Parts::of(&store, &root)).await?
+        task::blocking(move || Parts::of(&store, &root, delivered)).await?
     });
     let mut pushed = Pushed::default();
-    let mut origins = origins.clone();
     let mut repositories: Vec<(&ImageRef, Vec<&ImageRef>)> = Vec::new();
     for name in names {
         let same = |(first, _): &&mut (&ImageRef, _)| (&first.host, &first.repository) == (&name.host, &name.repository);
@@ -144,11 +153,13 @@ struct Parts {
     documents: Vec<(Descriptor, Vec<u8>)>,
     /// Configs and layers, each once.
     blobs: Vec<Descriptor>,
+    /// Those of them that need not be in the store.
+    delivered: HashSet<Digest>,
 }
 
 impl Parts {
-    fn of(store: &Store, root: &Descriptor) -> Result<Parts, ExportError> {
-        let mut parts = Parts { documents: Vec::new(), blobs: Vec::new() };
+    fn of(store: &Store, root: &Descriptor, delivered: HashSet<Digest>) -> Result<Parts, ExportError> {
+        let mut parts = Parts { documents: Vec::new(), blobs: Vec::new(), delivered };
         parts.add(store, root, &mut HashSet::new())?;
         Ok(parts)
     }
@@ -167,7 +178,7 @@ impl Parts {
             Document::Manifest(manifest) => {
                 for blob in std::iter::once(manifest.config).chain(manifest.layers) {
                     if seen.insert(blob.digest) {
-                        if store.blob_size(&blob.digest)?.is_none() {
+                        if !self.delivered.contains(&blob.digest) && store.blob_size(&blob.digest)?.is_none() {
                             return Err(StoreError::Missing { digest: blob.digest }.into());
                         }
                         self.blobs.push(blob);
@@ -220,14 +231,17 @@ async fn push_to(
     for blob in &parts.blobs {
         let (pushing, slots, blob, from) =
             (pushing.clone(), slots.clone(), blob.clone(), elsewhere(&blob.digest).filter(|_| may_mount));
-        let path = store.blob_path(&blob.digest);
+        let file = match parts.delivered.contains(&blob.digest) {
+            true => Err(ExportError::from(StoreError::Missing { digest: blob.digest })),
+            false => Ok(store.blob_path(&blob.digest)),
+        };
         let (store, home) = (store.clone(), repository.clone());
         tasks.spawn(async move {
             let _slot = slots.acquire().await;
-            let taken = pushing.put_blob(&blob, std::future::ready(Ok::<_, RegistryError>(path)), from.as_deref()).await?;
+            let taken = pushing.put_blob(&blob, std::future::ready(file), from.as_deref()).await?;
             // losing it costs sending the blob, should it be pushed elsewhere
             let _lost = task::blocking(move || store.set_blob_source(&home.host, &blob.digest, &home.repository)).await;
-            Ok::<Taken, RegistryError>(taken)
+            Ok::<Taken, ExportError>(taken)
         });
     }
     // the first failure drops the set, which stops the other uploads

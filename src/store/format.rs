@@ -61,8 +61,10 @@ pub(super) fn open_or_create(root: &Path) -> Result<Flavour, StoreError> {
 
 fn check(root: &Path, mut file: &File) -> Result<Flavour, StoreError> {
     let unusable = |reason: String| StoreError::Unusable { path: root.to_owned(), reason };
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(StoreError::io("read", &root.join(VERSION_FILE)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(StoreError::io("read", &root.join(VERSION_FILE)))?;
+    // a damaged one is no text, and told like another version
+    let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.lines();
     let version = lines.next().unwrap_or_default();
     if version != VERSION {
@@ -167,6 +169,8 @@ mod tests {
         open_or_create(space.path()).expect("created");
         fs::write(space.path().join("version"), "croze store 2\nflavour user\n").expect("write");
         refused(space.path(), "`croze store 2`");
+        fs::write(space.path().join("version"), b"\xe3roze store 1\nflavour user\n").expect("write");
+        refused(space.path(), "its format is `\u{fffd}roze store 1`");
     }
 
     #[test]

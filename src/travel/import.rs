@@ -216,17 +216,14 @@ impl Imports {
         self.imports.iter().map(|import| &import.place)
     }
 
-    /// Brings the blob of a layer into the store, and nothing more: for another place that wants it as it is.
+    /// Brings the blob of a layer, as [`Imports::offer`] has it, into the store, and nothing more: for another place that
+    /// wants it as it is.
     ///
     /// # Errors
-    /// `Fetch` with what went wrong.
-    pub(super) async fn fetch_blob(
-        &self,
-        store: &Store,
-        diff_id: &DiffId,
-        blob: &Descriptor,
-        place: &Place,
-    ) -> Result<(), TravelError> {
+    /// `NotCarried` if no cache has it. `Fetch` with what went wrong; if that is not this machine's fault, the layer is refused.
+    pub async fn fetch_blob(&self, store: &Store, diff_id: &DiffId) -> Result<(), TravelError> {
+        let offered = self.offer(diff_id).and_then(|(offer, place)| Some((offer.blob.as_ref()?, place)));
+        let Some((blob, place)) = offered else { return Err(TravelError::NotCarried { layers: vec![*diff_id] }) };
         if store.blob_size(&blob.digest)? == Some(blob.size_bytes) {
             return Ok(());
         }
@@ -237,8 +234,13 @@ impl Imports {
             writer.finish(Some(digest))?;
             Ok(())
         });
-        let failed = |error| TravelError::Fetch { diff_id: *diff_id, place: place.name(), source: Box::new(error) };
-        fetched.await.map_err(failed)?;
+        if let Err(error) = fetched.await {
+            let error = TravelError::Fetch { diff_id: *diff_id, place: place.name(), source: Box::new(error) };
+            if !error.is_local() {
+                self.refuse(&[*diff_id]);
+            }
+            return Err(error);
+        }
         self.fetched_layers.fetch_add(1, Ordering::Relaxed);
         self.fetched_bytes.fetch_add(blob.size_bytes, Ordering::Relaxed);
         Ok(())

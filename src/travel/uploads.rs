@@ -201,8 +201,8 @@ impl Layer {
             return Ok(Arrived { offer: Offer { blob: Some(blob), tar_bytes }, taken: Some(taken) });
         }
         let moved = match &suiting {
-            Some((blob, offer, from)) => {
-                let file = self.bring(blob, from);
+            Some((blob, offer, _)) => {
+                let file = self.bring(blob);
                 writer.put(blob, file, origin.as_deref()).await.map(|taken| ((*offer).clone(), taken))
             }
             // in another form than the one that is wanted
@@ -220,9 +220,9 @@ impl Layer {
     }
 
     /// The blob of another cache as a file of the store; its layer is not unpacked.
-    async fn bring(&self, blob: &Descriptor, from: &Place) -> Result<PathBuf, TravelError> {
+    async fn bring(&self, blob: &Descriptor) -> Result<PathBuf, TravelError> {
         let Sending { store, imports, .. } = &*self.sending;
-        imports.fetch_blob(store, &self.diff_id, blob, from).await?;
+        imports.fetch_blob(store, &self.diff_id).await?;
         Ok(store.blob_path(&blob.digest))
     }
 

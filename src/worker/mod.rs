@@ -399,6 +399,11 @@ impl LocalWorker {
         Ok(())
     }
 
+    /// The name by which a registry has the layers of a base image.
+    pub fn name_of(&self, image: &ResolvedImage) -> Option<ImageRef> {
+        self.shared.images.get(&image.manifest.digest).and_then(|(_, image_ref)| image_ref.clone())
+    }
+
     /// The launcher, which the first command starts; `number` is that command's.
     async fn launcher(&self, number: Option<StepNumber>) -> Result<&Launcher, WorkError> {
         let marks = match self.shared.family() {

@@ -318,6 +318,52 @@ fn a_hit_that_nobody_reads_goes_from_cache_to_cache() {
 }
 
 #[test]
+fn what_is_only_pushed_goes_from_registry_to_registry() {
+    if !skip_unless("what_is_only_pushed_goes_from_registry_to_registry", &["docker-registry"]) {
+        return;
+    }
+    let (registry, first, second) = (Registry::start(), machine(), Space::new());
+    let [base, cache, app] = ["base:1", "app/cache:main", "app/image:main"].map(|name| format!("{}/{name}", registry.host));
+    first.croze(["import", common::busybox_tar(), &base]).succeeds();
+    first.croze(["push", &base]).succeeds();
+    let text = DOCKERFILE.replace("FROM busybox", &format!("FROM {base}"));
+    let to = format!("type=registry,ref={cache},mode=max");
+    first.dockerfile(&text).build(&["--cache-to", &to]).succeeds();
+    // neither the base image nor a result of the cache comes to this machine
+    second.dockerfile(&text).write("ctx/a.txt", "a\n").write("ctx/b.txt", "b\n");
+    let built = second.build(&["--cache-from", &cache, "--push", "-t", &app]).succeeds();
+    assert_eq!((ran(&built), said(&built, "fetching layers from caches")), (Vec::new(), Vec::new()), "{}", built.stderr);
+    assert_eq!(fs::read_dir(second.path("store/layers")).expect("a store").count(), 0);
+    let image = first.build(&["-q", "-t", &app]).succeeds().stdout;
+    assert_eq!(second.build(&["-q", "--cache-from", &cache, "--push", "-t", &app]).succeeds().stdout, image);
+    // its name stands for what the registry has
+    assert!(!second.croze(["images"]).succeeds().stdout.contains("app/image"));
+    let third = Space::new();
+    third.dockerfile(&format!("FROM {app}\nRUN cat /out > /read\n"));
+    assert_eq!(fs::read_to_string(third.build_files(&[]).join("read")).expect("a file"), "a\nb\n");
+    // another registry has to be sent what nobody here unpacks
+    let other = Registry::start();
+    let elsewhere = format!("{}/app:main", other.host);
+    let built = second.build(&["--cache-from", &cache, "--push", "-t", &elsewhere]).succeeds();
+    assert_eq!(said(&built, "fetching layers from caches")[0].split(',').next(), Some("2 layers"), "{}", built.stderr);
+    assert_eq!(fs::read_dir(second.path("store/layers")).expect("a store").count(), 0);
+    let fourth = Space::new();
+    fourth.dockerfile(&format!("FROM {elsewhere}\n"));
+    assert_eq!(fs::read_to_string(fourth.build_files(&[]).join("out")).expect("a file"), "a\nb\n");
+    // what the cache names and does not have any more is made here
+    let fifth = machine();
+    let local = fifth.path("cache");
+    first.build(&["--cache-to", &format!("type=local,dest={},mode=max", local.display())]).succeeds();
+    layers(&local).iter().for_each(|path| fs::remove_file(path).expect("removed"));
+    let (from, elsewhere) = (format!("type=local,src={}", local.display()), format!("{}/another:main", other.host));
+    let built = fifth.dockerfile(&text).build(&["--cache-from", &from, "--push", "-t", &elsewhere]).succeeds();
+    assert!(!said(&built, "doing without a part of the cache").is_empty(), "{}", built.stderr);
+    let sixth = Space::new();
+    sixth.dockerfile(&format!("FROM {elsewhere}\n"));
+    assert_eq!(fs::read_to_string(sixth.build_files(&[]).join("out")).expect("a file"), "a\nb\n");
+}
+
+#[test]
 fn what_a_cache_names_without_holding_it_the_next_names_too() {
     let (first, second, third) = (machine(), machine(), machine());
     let [one, other] = ["one", "other"].map(|name| first.text_path(name));

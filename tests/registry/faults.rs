@@ -1,7 +1,6 @@
 //! Hundreds of pulls and pushes through a proxy that spoils connections: each is right or says why not, and no store and no
 //! registry ever holds wrong bytes.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use croze::digest::Digest;
-use croze::export::{self, PushBy};
+use croze::export::{self, PushBy, Whereabouts};
 use croze::image::Descriptor;
 use croze::layer::LayerLimits;
 use croze::reference::{ImageRef, Platform};
@@ -186,7 +185,7 @@ async fn hundreds_of_transfers_over_bad_lines_are_right_or_say_why() {
         // over the bad line, then over the good one, so that there is something to pull
         let through = |host: &str| {
             let (name, source, root) = (name(host), source.clone(), root.clone());
-            async move { export::push(&source, &anonymous(), &root, &[name], PushBy::Tag, &HashMap::new()).await }
+            async move { export::push(&source, &anonymous(), &root, &[name], PushBy::Tag, Whereabouts::default()).await }
         };
         match through(&spoiler.host).await {
             Ok(_) => pushed += 1,
