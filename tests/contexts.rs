@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use common::{Space, run, skip_unless, web};
@@ -94,4 +96,77 @@ fn an_archive_lends_the_time_of_its_newest_file() {
     let build = ["build", "--build-arg", "SOURCE_DATE_EPOCH=context", "-o", &output, "-"];
     space.croze_with_input(build, &archive).succeeds();
     assert_eq!(space.read("out/epoch"), "4000\n");
+}
+
+#[test]
+fn modes_that_others_have_made_do_not_bust_copies() {
+    let space = Space::with_busybox();
+    space.dockerfile("FROM busybox\nCOPY dir /dir\nRUN stat -c '%a %n' /dir/sub /dir/sub/* > /modes\n");
+    space.write("ctx/dir/sub/run", "#!/bin/sh\n").write("ctx/dir/sub/text", "text\n");
+    let modes = |dir: u32, run: u32, text: u32| {
+        for (name, mode) in [("ctx/dir/sub", dir), ("ctx/dir/sub/run", run), ("ctx/dir/sub/text", text)] {
+            fs::set_permissions(space.path(name), fs::Permissions::from_mode(mode)).expect("chmod");
+        }
+    };
+    let cached = |flags: &[&str]| space.build(&[&["-o", "type=cacheonly"], flags].concat()).succeeds().count("CACHED");
+    modes(0o700, 0o711, 0o600);
+    let out = space.build_files(&["--context-modes=normalize"]);
+    assert_eq!(fs::read_to_string(out.join("modes")).expect("modes"), "755 /dir/sub\n755 /dir/sub/run\n644 /dir/sub/text\n");
+    modes(0o775, 0o775, 0o664);
+    assert_eq!(cached(&["--context-modes=normalize"]), 2);
+    // a file that became one to execute is another file
+    modes(0o775, 0o775, 0o764);
+    assert_eq!(cached(&["--context-modes=normalize"]), 0);
+    let out = space.build_files(&["--context-modes=as-is"]);
+    assert_eq!(fs::read_to_string(out.join("modes")).expect("modes"), "775 /dir/sub\n775 /dir/sub/run\n764 /dir/sub/text\n");
+    assert_eq!(cached(&[]), 2);
+    modes(0o775, 0o775, 0o664);
+    assert_eq!(cached(&[]), 0);
+}
+
+#[test]
+fn a_context_says_what_it_holds_and_what_costs_most() {
+    let space = Space::new();
+    space.dockerfile("FROM scratch\n").write("ctx/.dockerignore", "node_modules\n*.log\n!keep.log\n");
+    space.write("ctx/src/main.c", vec![b'x'; 3000]).write("ctx/src/deep/util.c", vec![b'x'; 500]);
+    space.write("ctx/node_modules/a/b.js", vec![b'x'; 70_000]).write("ctx/node_modules/c.js", "");
+    space.write("ctx/build.log", vec![b'x'; 2000]).write("ctx/keep.log", vec![b'x'; 100]);
+    let listed = space.croze(["context", "ls", "ctx"]).succeeds().stdout;
+    let expected = "\
+PATH           SIZE    FILES  IGNORED  FILES
+src/           3.5 kB  2      -        -
+keep.log       100 B   1      -        -
+.dockerignore  29 B    1      -        -
+Dockerfile     13 B    1      -        -
+node_modules/  -       -      70.0 kB  2
+build.log      -       -      2.0 kB   1
+all            3.6 kB  5      72.0 kB  3
+
+LARGEST FILES    SIZE
+src/main.c       3.0 kB
+src/deep/util.c  500 B
+keep.log         100 B
+.dockerignore    29 B
+Dockerfile       13 B
+
+IGNORED BY                     SIZE     FILES
+.dockerignore:1: node_modules  70.0 kB  2
+.dockerignore:2: *.log         2.0 kB   1
+";
+    assert_eq!(listed, expected);
+    let json = space.croze(["context", "ls", "--format", "json", "ctx"]).succeeds().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&json["offered"]["bytes"], &json["ignored"]["files"]), (&3642.into(), &3.into()), "{json}");
+    assert_eq!(json["ignoreFile"], ".dockerignore");
+    // an ignore file beside the Dockerfile is that Dockerfile's
+    space.write("ctx/other.Dockerfile", "FROM scratch\n").write("ctx/other.Dockerfile.dockerignore", "src\n");
+    let json = space.croze(["context", "ls", "-f", "ctx/other.Dockerfile", "--format=json", "ctx"]).succeeds().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(
+        (&json["ignored"]["bytes"], &json["ignoredBy"][0]["pattern"]),
+        (&3500.into(), &"other.Dockerfile.dockerignore:1: src".into())
+    );
+    let gone = space.croze(["context", "ls", "gone"]);
+    assert_eq!(gone.code, Some(2), "{}", gone.stderr);
+    assert!(gone.stderr.contains("error: unable to prepare context: path `gone` not found\n"), "{}", gone.stderr);
 }

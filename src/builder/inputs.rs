@@ -79,7 +79,11 @@ pub fn open(store: &Store, request: &mut BuildRequest, mut arrived: HashMap<Stri
         Main::Checkout(checkout) => Context::checkout(store, checkout),
         Main::Empty => Context::empty(store),
     };
-    let mut contexts = HashMap::from([("context".to_owned(), Arc::new(context.map_err(|error| context_error(&error))?))]);
+    let modes = request.context_modes;
+    let seen = |context: Result<Context, ContextError>| {
+        context.map(|context| Arc::new(context.with_modes(modes))).map_err(|error| context_error(&error))
+    };
+    let mut contexts = HashMap::from([("context".to_owned(), seen(context)?)]);
     for (name, source) in &request.named_contexts {
         let context = match source {
             NamedContextSource::Directory(directory) => {
@@ -94,7 +98,7 @@ pub fn open(store: &Store, request: &mut BuildRequest, mut arrived: HashMap<Stri
             },
             NamedContextSource::Image(_) | NamedContextSource::Layout(_) => continue,
         };
-        contexts.insert(name.clone(), Arc::new(context.map_err(|error| context_error(&error))?));
+        contexts.insert(name.clone(), seen(context)?);
     }
     Ok(Inputs { dockerfile: dockerfile.source, contexts, is_archive, ignore })
 }
@@ -177,7 +181,7 @@ pub fn looks_like_archive(head: &[u8]) -> bool {
     compressed || (head.len() >= 262 && &head[257..262] == b"ustar")
 }
 
-fn checked_directory(directory: &Path) -> Result<PathBuf, BuildError> {
+pub(super) fn checked_directory(directory: &Path) -> Result<PathBuf, BuildError> {
     match std::fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => Ok(directory.to_owned()),
         Ok(_) => {
@@ -216,7 +220,7 @@ fn read_dockerfile(path: &Path, name: &str) -> Result<Found, BuildError> {
 }
 
 /// `<Dockerfile>.dockerignore` beside the Dockerfile if there is one, else `.dockerignore` in the context's root.
-fn ignore_patterns(root: &Path, dockerfile: Option<&Path>) -> Result<Option<Arc<Patterns>>, BuildError> {
+pub(super) fn ignore_patterns(root: &Path, dockerfile: Option<&Path>) -> Result<Option<Arc<Patterns>>, BuildError> {
     let beside = dockerfile.map(|path| {
         let mut name = path.as_os_str().to_owned();
         name.push(".dockerignore");

@@ -25,6 +25,7 @@ pub use lock::Locking;
 pub use run::{RunRequest, RunResult, Volume, run};
 
 pub use crate::plan::limits::{BadLimit, retry, time_limit};
+pub use crate::source::context::Modes;
 use crate::travel::Address;
 pub use crate::travel::flag::{Asked, CacheSource, CacheTarget, FlagError};
 pub use crate::worker::{InKey, Secret, SecretSource, SshAgent, Strictness};
@@ -37,6 +38,7 @@ mod build;
 pub mod cache_mounts;
 mod caches;
 mod calls;
+pub mod context_listing;
 mod definition;
 mod deliver;
 pub mod diff;
@@ -68,6 +70,8 @@ pub struct BuildRequest {
     pub context: ContextSource,
     /// Where the Dockerfile is.
     pub dockerfile: DockerfileSource,
+    /// `--context-modes`: of the files in all contexts.
+    pub context_modes: Modes,
     /// `--build-context NAME=VALUE`, names lower-cased.
     pub named_contexts: Vec<(String, NamedContextSource)>,
     /// `--target`.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::cli::cache_mount::CacheMountArgs;
+use crate::cli::context::{ContextArgs, ContextModes};
 use crate::cli::resources::CommandArgs;
 use crate::cli::values;
 
@@ -63,6 +64,8 @@ pub enum Command {
     Prune(PruneArgs),
     /// Check everything in the store, and drop what is damaged
     Fsck,
+    /// Show what a context holds, what its ignore file drops, and what costs most
+    Context(ContextArgs),
     /// List, show, copy and drop what `RUN --mount=type=cache` keeps
     CacheMount(CacheMountArgs),
 }
@@ -356,6 +359,9 @@ pub struct BuildArgs {
     /// Another context: directory, URL, docker-image://NAME or oci-layout://DIR
     #[arg(long = "build-context", value_name = "NAME=VALUE")]
     pub build_contexts: Vec<String>,
+    /// Modes of the files in contexts: as on disk, or 0755 for what can be executed and 0644 for the rest
+    #[arg(long, value_name = "as-is|normalize", default_value = "as-is", hide_possible_values = true)]
+    pub context_modes: ContextModes,
     /// Metadata for the image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,

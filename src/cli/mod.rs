@@ -20,6 +20,7 @@ mod base64;
 mod build;
 mod cache_mount;
 mod call;
+mod context;
 mod environment;
 mod explain;
 pub mod failure;
@@ -65,6 +66,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
         Command::Du => store::du(environment),
         Command::Prune(args) => store::prune(&args, environment),
         Command::Fsck => store::fsck(environment),
+        Command::Context(args) => context::run(&args),
         Command::CacheMount(args) => cache_mount::run(args, environment),
         Command::Explain(args) => explain::run(&args, environment),
         Command::Inspect(args) => listing::inspect(&args, environment),

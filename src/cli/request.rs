@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::builder::{
-    Asked, Attestations, BuildRequest, ContextSource, DockerfileSource, Locking, NoCache, StandardStreams, Strictness, Wiring,
+    Asked, Attestations, BuildRequest, ContextSource, DockerfileSource, Locking, Modes, NoCache, StandardStreams, Strictness,
+    Wiring,
 };
 use crate::cli::args::{BuildArgs, OnError, ProgressMode};
 use crate::cli::call::Call;
+use crate::cli::context::ContextModes;
 use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::resources::CommandSettings;
@@ -70,6 +72,10 @@ fn request(args: BuildArgs, environment: &Environment, now: SystemTime, problems
     let CommandSettings { network, extra_hosts, resources, shm_size_bytes, ulimits } = args.commands.settings(problems);
     BuildRequest {
         context: context(&args.context),
+        context_modes: match args.context_modes {
+            ContextModes::AsIs => Modes::AsIs,
+            ContextModes::Normalize => Modes::Normalized,
+        },
         dockerfile: dockerfile(args.file),
         named_contexts: problems.all("--build-context", &args.build_contexts, values::named_context),
         target: args.target.filter(|target| !target.is_empty()),

@@ -87,6 +87,7 @@ pub struct Context {
     index: Mutex<Option<StatIndex>>,
     /// Whether owners are those of the files, as in an archive that somebody sent, or root for all, as in a directory.
     owners: Owners,
+    modes: Modes,
     /// What must stay for as long as the context is read.
     _held: Option<Box<dyn Send + Sync>>,
 }
@@ -98,6 +99,28 @@ enum Owners {
     Root,
     /// Whom they belong to on disk.
     Kept,
+}
+
+/// Which modes the files of a context have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Modes {
+    /// Those on disk.
+    #[default]
+    AsIs,
+    /// What can be executed, and directories: 0755; the rest: 0644. So git's, a umask or another system's notion of modes
+    /// makes no difference to a copy.
+    Normalized,
+}
+
+impl Modes {
+    fn of(self, meta: &Meta) -> u32 {
+        match (self, meta.kind) {
+            (Modes::AsIs, _) | (_, FileKind::Symlink) => meta.mode,
+            (Modes::Normalized, FileKind::Directory) => 0o755,
+            (Modes::Normalized, _) if meta.mode & 0o111 != 0 => 0o755,
+            (Modes::Normalized, _) => 0o644,
+        }
+    }
 }
 
 /// Enough of a stream to tell how it is packed.
@@ -122,8 +145,15 @@ impl Context {
             store: store.clone(),
             index: Mutex::default(),
             owners: Owners::Root,
+            modes: Modes::AsIs,
             _held: None,
         })
+    }
+
+    /// The same files with these modes.
+    pub fn with_modes(mut self, modes: Modes) -> Context {
+        self.modes = modes;
+        self
     }
 
     /// Files that were put into a temporary directory of the store, see [`Context::extract`].
@@ -226,9 +256,10 @@ impl Context {
 
     /// The transfer of a directory keeps neither owners nor (see [`FileTree::xattrs`]) attributes.
     fn as_offered(&self, meta: Meta) -> Meta {
+        let mode = self.modes.of(&meta);
         match self.owners {
-            Owners::Root => Meta { uid: 0, gid: 0, ..meta },
-            Owners::Kept => meta,
+            Owners::Root => Meta { uid: 0, gid: 0, mode, ..meta },
+            Owners::Kept => Meta { mode, ..meta },
         }
     }
 
