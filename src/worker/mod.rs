@@ -218,7 +218,7 @@ impl Shared {
 }
 
 /// Descriptors that stay open for layers that are looked at.
-const MAX_OPEN_TREES: usize = 256;
+const MAX_OPEN_TREES: usize = 64;
 
 /// Runs steps on this machine.
 pub struct LocalWorker {

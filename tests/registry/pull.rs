@@ -121,6 +121,8 @@ async fn damaged_documents_and_layers_are_fetched_again() {
     let tree = space.store.layer(&first.layers[0].diff_id).expect("readable").expect("it is there");
     let tree = tree.tree().expect("unpacked").to_owned();
     fs::remove_dir_all(tree.parent().expect("a layer's directory")).expect("removable");
+    // what a process has found it does not look for again
+    let space = Space { store: Store::open(space.store.root()).expect("the same store"), ..space };
     let again = space.resolve(&registry.host, "amd64", PullPolicy::Missing).await.expect("repaired");
     assert_eq!(again.config, first.config);
     ensure_layers(&space.store, &anonymous(), &again, Some(&image_ref), LayerLimits::default()).await.expect("repaired");
