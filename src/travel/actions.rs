@@ -7,7 +7,7 @@
 //!
 //! Source of the service's words: actions/toolkit, `packages/cache`; tonistiigi/go-actions-cache.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::TravelError;
 use super::address::ActionsAddress;
 use super::azure::Asked;
+use super::checked::{named, to_the_end};
 use crate::digest::Digest;
 use crate::image::Descriptor;
 use crate::registry::manifest::LARGEST_DOCUMENT_BYTES;
@@ -98,10 +99,7 @@ impl Actions {
         let name = blob_name(digest);
         let entry = self.blob_entry(digest).await?;
         let bytes = self.small(&name, &entry.url).await?;
-        match Digest::of(&bytes) {
-            found if found == *digest => Ok(bytes),
-            found => Err(TravelError::WrongBytes { place: self.name(), expected: *digest, found }),
-        }
+        named(self.name(), digest, bytes)
     }
 
     /// A large one, as [`super::Place::blob`].
@@ -112,14 +110,7 @@ impl Actions {
     ) -> Result<T, TravelError> {
         let entry = self.blob_entry(&descriptor.digest).await?;
         let request = storage(&entry.url).request(Method::GET, &[], Payload::default())?;
-        let read = move |reader: &mut BlobReader| {
-            let result = consume(reader);
-            if result.is_err() {
-                // whether other bytes came takes all of them to know, and then that is the error
-                let _failure_is_known_to_the_reader = io::copy(reader, &mut io::sink());
-            }
-            result
-        };
+        let read = move |reader: &mut BlobReader| to_the_end(reader, consume);
         self.client.transport().fetch(&request, descriptor.digest, descriptor.size_bytes, read).await
     }
 

@@ -4,7 +4,7 @@
 //! parts (Amazon S3, "Uploading and copying objects using multipart upload").
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use hyper::header::{HeaderName, HeaderValue};
@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::TravelError;
 use super::address::BucketAddress;
+use super::checked::{named, to_the_end};
 use super::sign::{Asked, escaped, path_of};
 use crate::digest::Digest;
 use crate::image::Descriptor;
@@ -62,10 +63,7 @@ impl Bucket {
     /// A small blob.
     pub async fn document(&self, digest: &Digest) -> Result<Vec<u8>, TravelError> {
         let bytes = self.small(&self.blob_key(digest)).await?;
-        match Digest::of(&bytes) {
-            found if found == *digest => Ok(bytes),
-            found => Err(TravelError::WrongBytes { place: self.name(), expected: *digest, found }),
-        }
+        named(self.name(), digest, bytes)
     }
 
     /// A large one, as [`super::Place::blob`].
@@ -75,14 +73,7 @@ impl Bucket {
         consume: impl FnOnce(&mut dyn Read) -> Result<T, TravelError> + Send + 'static,
     ) -> Result<T, TravelError> {
         let request = self.request(Method::GET, &self.blob_key(&descriptor.digest))?;
-        let read = move |reader: &mut BlobReader| {
-            let result = consume(reader);
-            if result.is_err() {
-                // whether other bytes came takes all of them to know, and then that is the error
-                let _failure_is_known_to_the_reader = io::copy(reader, &mut io::sink());
-            }
-            result
-        };
+        let read = move |reader: &mut BlobReader| to_the_end(reader, consume);
         self.client.transport().fetch(&request, descriptor.digest, descriptor.size_bytes, read).await
     }
 

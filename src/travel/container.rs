@@ -2,7 +2,7 @@
 //!
 //! The names are BuildKit's: `PREFIX/manifests/NAME` is the document, `PREFIX/blobs/DIGEST` a blob.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use hyper::{Method, StatusCode};
@@ -10,6 +10,7 @@ use hyper::{Method, StatusCode};
 use super::TravelError;
 use super::address::ContainerAddress;
 use super::azure::{Asked, done, lacks_container, refusal};
+use super::checked::{named, to_the_end};
 use super::sign::path_of;
 use crate::digest::Digest;
 use crate::image::Descriptor;
@@ -53,10 +54,7 @@ impl Container {
     /// A small blob.
     pub async fn document(&self, digest: &Digest) -> Result<Vec<u8>, TravelError> {
         let bytes = self.small(&self.blob_key(digest)).await?;
-        match Digest::of(&bytes) {
-            found if found == *digest => Ok(bytes),
-            found => Err(TravelError::WrongBytes { place: self.name(), expected: *digest, found }),
-        }
+        named(self.name(), digest, bytes)
     }
 
     /// A large one, as [`super::Place::blob`].
@@ -66,14 +64,7 @@ impl Container {
         consume: impl FnOnce(&mut dyn Read) -> Result<T, TravelError> + Send + 'static,
     ) -> Result<T, TravelError> {
         let request = self.at(&self.blob_key(&descriptor.digest)).request(Method::GET, &[], Payload::default())?;
-        let read = move |reader: &mut BlobReader| {
-            let result = consume(reader);
-            if result.is_err() {
-                // whether other bytes came takes all of them to know, and then that is the error
-                let _failure_is_known_to_the_reader = io::copy(reader, &mut io::sink());
-            }
-            result
-        };
+        let read = move |reader: &mut BlobReader| to_the_end(reader, consume);
         self.client.transport().fetch(&request, descriptor.digest, descriptor.size_bytes, read).await
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::TravelError;
-use super::place::verified;
+use super::checked::{named, verified};
 use crate::digest::{Digest, HashingReader};
 use crate::image::{Descriptor, Index};
 use crate::registry::manifest::LARGEST_DOCUMENT_BYTES;
@@ -54,10 +54,7 @@ impl Directory {
         if bytes.len() as u64 > LARGEST_DOCUMENT_BYTES {
             return Err(self.malformed(format!("{digest} is larger than {LARGEST_DOCUMENT_BYTES} bytes")));
         }
-        match Digest::of(&bytes) {
-            found if found == *digest => Ok(bytes),
-            found => Err(TravelError::WrongBytes { place: self.name(), expected: *digest, found }),
-        }
+        named(self.name(), digest, bytes)
     }
 
     /// A large one.

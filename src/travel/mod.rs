@@ -31,6 +31,7 @@ pub mod address;
 pub mod answers;
 mod azure;
 mod bucket;
+mod checked;
 mod chunks;
 pub mod config;
 mod container;

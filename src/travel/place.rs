@@ -1,19 +1,19 @@
 //! Where a cache lies: reading it, and what writing it takes.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::PathBuf;
 
 use super::actions::Actions;
 use super::address::Address;
 use super::bucket::Bucket;
+use super::checked::to_the_end;
 use super::container::Container;
 use super::directory::Directory;
 use super::{TravelError, config};
-use crate::digest::Digest;
 use crate::image::Descriptor;
 use crate::reference::{ImageRef, Platform};
 use crate::registry::manifest::{BadDocument, Document};
-use crate::registry::{Client, Pushing, RegistryError, Taken};
+use crate::registry::{BlobReader, Client, Pushing, RegistryError, Taken};
 use crate::task;
 
 /// A place that caches are read from and written to. Cheap to clone.
@@ -184,14 +184,7 @@ impl Place {
                 task::blocking(move || directory.blob(&descriptor, consume)).await
             }
             Kind::Registry { client, image_ref } => {
-                let read = move |reader: &mut crate::registry::BlobReader| {
-                    let result = consume(reader);
-                    if result.is_err() {
-                        // whether the registry sent something else takes all bytes to know, and then that is the error
-                        let _failure_is_known_to_the_reader = io::copy(reader, &mut io::sink());
-                    }
-                    result
-                };
+                let read = move |reader: &mut BlobReader| to_the_end(reader, consume);
                 client.fetch_blob(image_ref, descriptor.digest, descriptor.size_bytes, read).await
             }
             Kind::Bucket(bucket) => bucket.blob(descriptor, consume).await,
@@ -328,24 +321,5 @@ impl Writer {
             WriterKind::Container(container) => container.finish(bytes).await,
             WriterKind::Actions(actions) => actions.finish(bytes).await,
         }
-    }
-}
-
-/// Reads a blob and holds it against its name at its end.
-pub(super) fn verified<T>(
-    place: &str,
-    expected: Digest,
-    source: impl Read,
-    consume: impl FnOnce(&mut dyn Read) -> Result<T, TravelError>,
-) -> Result<T, TravelError> {
-    let mut reader = crate::digest::HashingReader::new(source);
-    let result = consume(&mut reader);
-    let rest = io::copy(&mut reader, &mut io::sink());
-    let (_, found, _) = reader.finish();
-    match rest {
-        Ok(_) if found != expected => Err(TravelError::WrongBytes { place: place.to_owned(), expected, found }),
-        // what could not be read to its end was told by who read it, or is told here
-        Err(source) if result.is_ok() => Err(TravelError::Io { action: "read", path: place.into(), source }),
-        _ => result,
     }
 }
