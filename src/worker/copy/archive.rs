@@ -2,9 +2,11 @@
 
 use super::layout::{Data, Unpacking};
 use super::{CopyError, CopyInput, run};
+use crate::digest::{Digest, Hasher};
 use crate::layer::archive;
 use crate::snapshot::builder::LayerBuilder;
-use crate::snapshot::{Time, TreePath};
+use crate::snapshot::{FileKind, FileTree, SnapshotError, Time, TreePath};
+use crate::source::digest::hash_meta;
 use crate::source::extract::{ExtractError, Target};
 
 /// Whether the bytes are a tar with at least one entry, plain or compressed.
@@ -39,4 +41,26 @@ fn failed(data: &Data, source: ExtractError) -> CopyError {
         Data::Inline(_) | Data::Download { .. } => TreePath::clean(b"the download"),
     };
     CopyError::Archive { archive, source }
+}
+
+/// The directories and links below `path`: all that the entries of an archive can meet on their way.
+pub fn surroundings(tree: &dyn FileTree, path: &TreePath) -> Result<Digest, SnapshotError> {
+    let mut hasher = Hasher::new();
+    let mut todo = match tree.lookup(path)? {
+        Some(meta) if meta.kind == FileKind::Directory => vec![path.clone()],
+        _ => Vec::new(),
+    };
+    while let Some(directory) = todo.pop() {
+        for (name, meta) in tree.read_dir(&directory)? {
+            let path = directory.child(&name);
+            match meta.kind {
+                FileKind::Directory => todo.push(path.clone()),
+                FileKind::Symlink => hasher.field(&tree.read_link(&path)?),
+                _ => continue,
+            }
+            hasher.field(path.as_bytes());
+            hash_meta(&mut hasher, &meta);
+        }
+    }
+    Ok(hasher.finish())
 }

@@ -10,12 +10,11 @@ use super::owner::Owner;
 use super::same::leave_out;
 use super::select::{Reason, Selected, Selection, carried_xattrs, select};
 use super::{CopyError, CopyInput, Prepared, Remark, TreeInput, archive};
-use crate::digest::{Digest, Hasher};
+use crate::digest::Hasher;
 use crate::dockerfile::ignore::{PatternError, Patterns};
 use crate::dockerfile::{glob_match, has_wildcards};
 use crate::graph::{Chmod, CopyOp, CopySource, Unpack};
 use crate::snapshot::{FileKind, FileTree, Last, Meta, Resolved, SnapshotError, TreePath, Xattrs, resolve};
-use crate::source::digest::hash_meta;
 
 /// Decides a copy and names its result, without writing anything.
 ///
@@ -424,7 +423,7 @@ impl Planner<'_> {
         }
         // `--chmod` means nothing to an archive, nor to what is made for it
         self.make_directories_with(&to.path, 0o755)?;
-        let surroundings = surroundings(self.parent, &to.path)?;
+        let surroundings = archive::surroundings(self.parent, &to.path)?;
         self.layout.archives.push(Unpacking { data, destination: to.path, owner: self.owner, surroundings });
         Ok(())
     }
@@ -582,26 +581,4 @@ fn fill_digests(layout: &mut Layout, inputs: &[CopyInput<'_>]) -> Result<(), Cop
         }
     }
     Ok(())
-}
-
-/// The directories and links below `path`: all that the entries of an archive can meet on their way.
-fn surroundings(tree: &dyn FileTree, path: &TreePath) -> Result<Digest, SnapshotError> {
-    let mut hasher = Hasher::new();
-    let mut todo = match tree.lookup(path)? {
-        Some(meta) if meta.kind == FileKind::Directory => vec![path.clone()],
-        _ => Vec::new(),
-    };
-    while let Some(directory) = todo.pop() {
-        for (name, meta) in tree.read_dir(&directory)? {
-            let path = directory.child(&name);
-            match meta.kind {
-                FileKind::Directory => todo.push(path.clone()),
-                FileKind::Symlink => hasher.field(&tree.read_link(&path)?),
-                _ => continue,
-            }
-            hasher.field(path.as_bytes());
-            hash_meta(&mut hasher, &meta);
-        }
-    }
-    Ok(hasher.finish())
 }
