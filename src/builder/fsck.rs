@@ -83,6 +83,9 @@ fn check_store(store: &Store, checked: &mut Checked) -> Result<(), StoreError> {
             .faults
             .push("the index was damaged and is replaced by an empty one: the next build runs all its steps".to_owned());
     }
+    if index.damaged > 0 {
+        checked.faults.push(format!("{} rows of the index were damaged and are dropped", index.damaged));
+    }
     if index.dangling > 0 {
         checked.faults.push(format!("{} records of steps whose layers are gone are dropped", index.dangling));
     }

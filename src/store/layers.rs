@@ -133,7 +133,7 @@ impl Store {
                 if !self.note_use(&record_path, modified)? {
                     return Ok(None);
                 }
-                let sound = (boot == self.boot() && !boot.is_empty()) || place.join(PROVEN).exists();
+                let sound = self.inner.boot.is(&boot) || place.join(PROVEN).exists();
                 let soundness = if sound { Soundness::Sound } else { Soundness::Unproven };
                 Ok(Some(StoredLayer { kept, record, soundness }))
             }
@@ -183,7 +183,7 @@ impl Store {
         let bundle = self.temp_dir()?;
         let bundled = bundle.path.join(kept.name());
         fs::rename(kept.path(), bundled).map_err(StoreError::io("move", kept.path()))?;
-        let file = RecordFile { record, boot: self.boot().to_owned() };
+        let file = RecordFile { record, boot: self.inner.boot.id().to_owned() };
         let text = serde_json::to_vec(&file).expect("a record is plain data");
         let record = file.record;
         let record_path = bundle.path.join("record");
@@ -210,14 +210,6 @@ impl Store {
                 Err(error) => return Err(StoreError::io("create", &place)(error)),
             }
         }
-    }
-
-    /// The kernel's name of the time since the machine started; empty where it is not told.
-    fn boot(&self) -> &str {
-        self.inner.boot.get_or_init(|| {
-            let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-            text.trim_end().to_owned()
-        })
     }
 
     fn layer_place(&self, diff_id: &DiffId) -> PathBuf {
@@ -334,7 +326,7 @@ mod tests {
         let layer = publish(&store, "one");
         assert_eq!(layer.soundness, Soundness::Sound);
         let path = tree(&layer).with_file_name("record");
-        let text = fs::read_to_string(&path).expect("read").replace(store.boot(), "an-earlier-one");
+        let text = fs::read_to_string(&path).expect("read").replace(store.inner.boot.id(), "an-earlier-one");
         fs::write(&path, text).expect("write");
         let soundness = || store.layer(&record().diff_id).expect("asked").expect("there").soundness;
         assert_eq!(soundness(), Soundness::Unproven);

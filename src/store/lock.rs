@@ -17,12 +17,16 @@ impl Store {
     ///
     /// Who had to wait looks the key up again: the other one may have finished the step.
     pub fn lock_step(&self, key: &CacheKey) -> Result<StepLock, StoreError> {
-        Ok(StepLock { _lock: lock(&self.step_lock_path(key))? })
+        let lock = lock(&self.step_lock_path(key))?;
+        self.inner.db.settle()?;
+        Ok(StepLock { _lock: lock })
     }
 
     /// Takes the lock of `key` if nobody holds it.
     pub fn try_lock_step(&self, key: &CacheKey) -> Result<Option<StepLock>, StoreError> {
-        Ok(try_lock(&self.step_lock_path(key))?.map(|lock| StepLock { _lock: lock }))
+        let lock = try_lock(&self.step_lock_path(key))?;
+        self.inner.db.settle()?;
+        Ok(lock.map(|lock| StepLock { _lock: lock }))
     }
 
     fn step_lock_path(&self, key: &CacheKey) -> PathBuf {

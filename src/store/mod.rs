@@ -1,6 +1,6 @@
 //! One directory that several processes share: verified blobs, layer trees, names, records, locks.
 //!
-//! Owns: everything below the store's root; the SQLite index (in `db`, the only file that knows `rusqlite`).
+//! Owns: everything below the store's root; the SQLite index (`db` and `index`).
 //! In:   bytes, layer trees, records.
 //! Out:  the same, verified; nothing half-written is ever visible: what appears, appears by rename or by one commit.
 //!
@@ -22,7 +22,7 @@
 //! ```
 //!
 //! No call here waits for a disk to become durable. What a power cut can take is recognised where it is read: blobs by their
-//! digest, the index by SQLite's checksums, layer records by their JSON; each is then dropped and made anew. A layer tree of an
+//! digest, the index by its structure and seals in its rows, layer records by their JSON; each is then dropped and made anew. A layer tree of an
 //! earlier boot is read through once before it is used ([`Soundness`]).
 
 use std::collections::HashMap;
@@ -39,8 +39,10 @@ use rustix::io::{Errno, retry_on_intr};
 use crate::digest::{DiffId, Digest};
 
 mod blob;
+mod boot;
 mod db;
 mod format;
+mod index;
 mod layers;
 mod lease;
 mod lock;
@@ -52,8 +54,8 @@ mod temp;
 mod usage;
 
 pub use blob::{BlobWriter, VerifiedBlob};
-pub use db::{IndexCheck, Record, StatEntries, StatEntry, Variant};
 pub use format::Flavour;
+pub use index::{IndexCheck, Record, StatEntries, StatEntry, Variant};
 pub use layers::{Kept, LayerRecord, Soundness, StoredLayer};
 pub use lease::{Lease, Pruning};
 pub use lock::StepLock;
@@ -142,7 +144,7 @@ struct Inner {
     db: db::Db,
     /// This process's corner of `tmp/`, made when first needed: a build that finds everything cached writes nothing.
     scratch: OnceLock<temp::Scratch>,
-    boot: OnceLock<String>,
+    boot: boot::Boot,
     /// Layers that this process found whole, kept as files: nobody drops what a running command has looked at.
     seen: Mutex<HashMap<DiffId, StoredLayer>>,
     root: PathBuf,
@@ -156,8 +158,9 @@ impl Store {
     pub fn open(root: &Path) -> Result<Store, StoreError> {
         let root = std::path::absolute(root).map_err(StoreError::io("find", root))?;
         let flavour = format::open_or_create(&root)?;
-        let db = db::Db::new(&root);
-        let (scratch, boot, seen) = Default::default();
+        let boot = boot::Boot::default();
+        let db = db::Db::new(&root, boot.clone());
+        let (scratch, seen) = Default::default();
         Ok(Store { inner: Arc::new(Inner { flavour, db, scratch, boot, seen, root }) })
     }
 

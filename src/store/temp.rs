@@ -127,6 +127,7 @@ impl Store {
         }
         sweep(self.root())?;
         let scratch = Scratch::create(self.root())?;
+        self.inner.db.settle()?;
         // another thread may have been faster; then ours is dropped again
         Ok(&self.inner.scratch.get_or_init(|| scratch).path)
     }
