@@ -138,6 +138,12 @@ fn statements_lie_beside_the_image() {
     assert_eq!((&source["infos"][0]["filename"], &source["infos"][0]["data"]), (&"Dockerfile".into(), &encoded.into()));
     let lines = |line: u64| serde_json::json!({"locations": [{"ranges": [{"start": {"line": line}, "end": {"line": line}}]}]});
     assert_eq!((&source["locations"]["step0"], &source["locations"]["step2"]), (&lines(1), &lines(3)));
+    // and the layers that each step's files are made of
+    let bare =
+        |layer: &Value| serde_json::json!({"mediaType": layer["mediaType"], "digest": layer["digest"], "size": layer["size"]});
+    let layers: Vec<Value> = blob(image)["layers"].as_array().expect("layers").iter().map(bare).collect();
+    let told = &provenance["predicate"]["runDetails"]["metadata"]["buildkit_metadata"]["layers"];
+    assert_eq!(*told, serde_json::json!({"step0:0": [[layers[0]]], "step2:0": [layers]}));
     let metadata = space.read_json("metadata.json");
     assert_eq!(metadata["buildx.build.provenance"]["buildType"], "https://mobyproject.org/buildkit@v1");
     assert_eq!(metadata["containerimage.digest"], digest);
@@ -157,6 +163,108 @@ fn little_is_told_unless_more_is_asked_for() {
     assert!(!statements[0].contains("hush") && statements[0].contains("pkg:docker/busybox@latest"));
     let message = "error: `type=docker` holds no attestations; write `type=oci`, or leave them out\n";
     space.build(&["--provenance", "-o", "type=docker,dest=x.tar"]).fails(2, message);
+    space.build(&["--provenance=inline-only=true", "-o", "type=docker,dest=x.tar"]).succeeds();
+}
+
+/// The documents below the index of `layout`: the image's manifest and, if there is one, that of what is said of it.
+fn manifests(space: &Space, layout: &str) -> Vec<Value> {
+    let read = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().expect("a digest").replace(':', "/");
+        space.read_json(&format!("{layout}/blobs/{digest}"))
+    };
+    export::validate(&space.path(layout)).expect("a valid layout");
+    let top = read(&space.read_json(&format!("{layout}/index.json"))["manifests"][0]);
+    match top["manifests"].as_array() {
+        Some(entries) => entries.iter().map(read).collect(),
+        None => vec![top],
+    }
+}
+
+#[test]
+fn a_definition_tells_steps_as_buildkit_does() {
+    let space = Space::with_busybox();
+    space
+        .dockerfile(
+            "FROM busybox AS a\nRUN --network=none --mount=type=secret,id=s,env=S --mount=type=bind,source=sub,target=/s echo 1 > /x\n\
+             FROM busybox AS b\nCOPY --link --from=a /x /y\nUSER 3\nWORKDIR /w\nCOPY --chmod=u+x <<F /h\nhello\nF\n\
+             FROM scratch\nCOPY --from=b / /\nCOPY sub/f .\n",
+        )
+        .write("ctx/sub/f", "f")
+        .write("ctx/.dockerignore", "junk\n/*.md\n");
+    space.build(&["--provenance=mode=max", "-o", "type=oci,tar=false,dest=out"]).succeeds();
+    let said = &manifests(&space, "out")[1];
+    let digest = said["layers"][0]["digest"].as_str().expect("a digest").replace(':', "/");
+    let predicate = space.read_json(&format!("out/blobs/{digest}"))["predicate"].clone();
+    let operations = &predicate["buildDefinition"]["internalParameters"]["buildConfig"]["llbDefinition"];
+    // an empty tree is no step, a heredoc is one
+    let step = |number: usize| (operations[number]["inputs"].clone(), operations[number]["op"]["Op"].clone());
+    let inputs = |names: &[&str]| names.iter().map(|name| format!("{name}:0")).collect::<Value>();
+    let (none, context) = step(1);
+    assert_eq!(none, Value::Null);
+    let lists = [r#"["junk","*.md"]"#, r#"["sub","sub/f"]"#];
+    let attributes = &context["source"]["attrs"];
+    assert_eq!([&attributes["local.excludepatterns"], &attributes["local.followpaths"]], lists);
+    let (read, run) = step(2);
+    assert_eq!(read, inputs(&["step0", "step1"]));
+    assert_eq!(run["exec"]["secretenv"], serde_json::json!([{"ID": "s", "name": "S", "optional": true}]));
+    assert_eq!(run["exec"]["mounts"].as_array().map(Vec::len), Some(2), "a variable is no mount");
+    let (read, linked) = step(3);
+    let action = &linked["file"]["actions"][0];
+    assert_eq!((read, &action["input"], &action["secondaryInput"]), (inputs(&["step2"]), &(-1).into(), &0.into()));
+    let (read, merged) = step(4);
+    assert_eq!((read, &merged["merge"]["inputs"]), (inputs(&["step0", "step3"]), &serde_json::json!([{}, {"input": 1}])));
+    let made = &step(5).1["file"]["actions"][0]["Action"]["mkdir"];
+    assert_eq!(made["owner"], serde_json::json!({"user": {"User": {"byId": 3}}}));
+    let (none, written) = step(6);
+    assert_eq!((none, &written["file"]["actions"][0]["Action"]["mkfile"]["path"]), (Value::Null, &"/F".into()));
+    let (read, copied) = step(7);
+    let copy = &copied["file"]["actions"][0]["Action"]["copy"];
+    assert_eq!(
+        (read, &copy["src"], &copy["modeStr"], &copy["mode"]),
+        (inputs(&["step5", "step6"]), &"/F".into(), &"u+x".into(), &Value::Null)
+    );
+    let metadata = &predicate["runDetails"]["metadata"];
+    let lines = |step: &str| {
+        let places =
+            metadata["buildkit_metadata"]["source"]["locations"][step]["locations"].as_array().cloned().unwrap_or_default();
+        places.iter().map(|place| place["ranges"][0]["start"]["line"].as_u64().expect("a line")).collect::<Vec<_>>()
+    };
+    assert_eq!((lines("step0"), lines("step1"), lines("step2")), (vec![3, 1], vec![], vec![2]));
+    // stages that were copied from have no layers in the image
+    let layers = metadata["buildkit_metadata"]["layers"].as_object().expect("layers");
+    assert_eq!(layers.keys().collect::<Vec<_>>(), ["step8:0", "step9:0"]);
+    let request = &predicate["buildDefinition"]["externalParameters"]["request"];
+    assert_eq!(request["secrets"], serde_json::json!([{"id": "s", "optional": true}]));
+    assert_eq!(metadata["buildkit_completeness"], serde_json::json!({"request": true, "resolvedDependencies": false}));
+}
+
+#[test]
+fn statements_go_where_they_are_wanted_and_look_as_they_are_wanted() {
+    let space = Space::with_busybox();
+    space.dockerfile("FROM busybox\nLABEL a=b\n");
+    let build = |provenance: &str, output: &str| {
+        space.build(&["--attest", &format!("type=provenance,{provenance}"), "-o", output]).succeeds();
+    };
+    build("inline-only=true", "type=oci,tar=false,dest=without");
+    assert_eq!(manifests(&space, "without").len(), 1);
+    build("inline-only=true", "type=oci,tar=false,dest=with,attestation-inline=true");
+    let said = &manifests(&space, "with")[1];
+    assert_eq!(said["artifactType"], "application/vnd.docker.attestation.manifest.v1+json");
+    build("mode=min", "type=oci,tar=false,dest=old,oci-artifact=false");
+    let said = &manifests(&space, "old")[1];
+    assert_eq!((&said["artifactType"], &said["subject"]), (&Value::Null, &Value::Null));
+    assert_eq!(said["config"]["mediaType"], "application/vnd.oci.image.config.v1+json");
+    let digest = said["config"]["digest"].as_str().expect("a digest").replace(':', "/");
+    let expected = serde_json::json!({"architecture": "unknown", "os": "unknown", "config": {}, "rootfs": {"type": "layers", "diff_ids": [said["layers"][0]["digest"]]}});
+    assert_eq!(space.read_json(&format!("old/blobs/{digest}")), expected);
+    build("builder-id=me,reproducible=true,filename=how.json", "files");
+    let predicate = &space.read_json("files/how.json")["predicate"];
+    assert_eq!(
+        (&predicate["runDetails"]["builder"]["id"], &predicate["runDetails"]["metadata"]["buildkit_reproducible"]),
+        (&"me".into(), &true.into())
+    );
+    build("inline-only=true", "plain");
+    assert!(!space.path("plain/provenance.json").exists());
 }
 
 #[test]

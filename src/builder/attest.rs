@@ -3,17 +3,20 @@
 //! Source of the form: SLSA, "Provenance" v1 and v0.2; what of a build stands where: moby/buildkit,
 //! `docs/attestations/slsa-definitions.md`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::definition::Definition;
-use super::{BuildRequest, ContextSource, DockerfileSource};
+use super::{BuildRequest, ContextSource, DockerfileSource, NamedContextSource};
 use crate::diagnostic::Source;
 use crate::digest::Digest;
-use crate::export::attestation::{Claim, package_url};
-use crate::graph::{Graph, Op, StepIndex};
+use crate::dockerfile::ignore::Patterns;
+pub use crate::export::attestation::Reach;
+use crate::export::attestation::{Claim, StepLayers, package_url};
+use crate::graph::{Graph, MountKind, Network, Op, StepIndex};
 use crate::reference::{ImageRef, Platform};
 use crate::worker::Sources;
 
@@ -51,13 +54,34 @@ impl Attestations {
     }
 }
 
-/// How much provenance tells, and in which form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much provenance tells, in which form, and what the client vouches for.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance {
     /// `mode=`.
     pub detail: Detail,
     /// `version=`.
     pub version: Version,
+    /// `builder-id=`.
+    pub builder_id: String,
+    /// `reproducible=`: what the client says of this build.
+    pub reproducible: bool,
+    /// `filename=`.
+    pub file_name: String,
+    /// `inline-only=`.
+    pub reach: Reach,
+}
+
+impl Default for Provenance {
+    fn default() -> Provenance {
+        Provenance {
+            detail: Detail::Min,
+            version: Version::V1,
+            builder_id: String::new(),
+            reproducible: false,
+            file_name: "provenance.json".to_owned(),
+            reach: Reach::Everywhere,
+        }
+    }
 }
 
 /// `mode=`.
@@ -85,45 +109,80 @@ pub struct Story<'a> {
     /// What the names of sources stood for.
     pub sources: &'a Sources,
     /// What [`parameters`] gave.
-    pub parameters: Value,
+    pub parameters: Parameters,
     /// The Dockerfile.
     pub dockerfile: Source,
-    /// How much to tell.
-    pub detail: Detail,
+    /// What the main context leaves out.
+    pub ignore: Option<&'a Patterns>,
+    /// What was asked for.
+    pub asked: Provenance,
 }
 
 /// One image's provenance without times: those are known at the end.
 #[derive(Debug, Clone)]
 pub struct Told {
+    asked: Provenance,
     materials: Vec<Value>,
-    parameters: Value,
+    parameters: Parameters,
     environment: Value,
     config: Option<Value>,
     /// What BuildKit adds to the form, apart from times.
     metadata: Value,
-    detail: Detail,
+    layers: BTreeMap<String, Range<usize>>,
+    completeness: Completeness,
     entry_point: String,
+}
+
+/// What a statement can vouch for.
+#[derive(Debug, Clone, Copy)]
+struct Completeness {
+    /// All that was asked for is told.
+    request: bool,
+    /// All sources are known by their digests: there are none on the client's disk.
+    materials: bool,
+    /// Beyond that, no command could reach a network.
+    hermetic: bool,
 }
 
 const DOCKERFILE_VERSION: &str = concat!("croze-", env!("CARGO_PKG_VERSION"));
 
 impl Story<'_> {
-    /// The provenance of the image with `target` as its tree.
-    pub fn told(&self, target: StepIndex) -> Told {
-        let (graph, detail) = (self.graph, self.detail);
+    /// The provenance of the image with `target` as its tree, which has so many layers.
+    pub fn told(&self, target: StepIndex, layers: usize) -> Told {
+        let (graph, detail) = (self.graph, self.asked.detail);
         let steps = graph.needed(&[target]);
-        let mut materials: Vec<Value> = steps.iter().filter_map(|index| self.material(&graph.step(*index).op)).collect();
+        let ops = || steps.iter().map(|index| &graph.step(*index).op);
+        let mut materials: Vec<Value> = ops().filter_map(|op| self.material(op)).collect();
+        materials.extend(self.parameters.source.iter().map(|(uri, digest)| json!({"uri": uri, "digest": digest})));
         materials.sort_by_key(Value::to_string);
         materials.dedup();
-        let environment = json!({"dockerfileVersion": DOCKERFILE_VERSION, "platform": Platform::host().to_string()});
-        let definition = Definition::new(graph, &steps);
-        let config = (detail == Detail::Max).then(|| definition.operations());
-        let metadata = match detail {
-            Detail::Min => json!({}),
-            Detail::Max => json!({"source": definition.source(&self.dockerfile)}),
+        let mut parameters = self.parameters.clone();
+        let contexts = ops().filter_map(|op| match op {
+            Op::Context(context) => Some(context.name.clone()),
+            _ => None,
+        });
+        parameters.locals.extend(contexts.filter(|name| !parameters.remote.contains(name)));
+        if detail == Detail::Max {
+            parameters.note_credentials(ops());
+        }
+        let is_offline = |op: &Op| !matches!(op, Op::Exec(exec) if exec.network != Network::None);
+        let complete = parameters.locals.is_empty();
+        let completeness = Completeness {
+            request: detail == Detail::Max || !parameters.keeps_back,
+            materials: complete,
+            hermetic: complete && ops().all(is_offline),
         };
-        let (parameters, entry_point) = (self.parameters.clone(), self.dockerfile.name().to_owned());
-        Told { materials, parameters, environment, config, metadata, detail, entry_point }
+        let environment = json!({"dockerfileVersion": DOCKERFILE_VERSION, "platform": Platform::host().to_string()});
+        let definition = Definition::new(graph, &steps, self.ignore);
+        let (config, metadata, layers) = match detail {
+            Detail::Min => (None, json!({}), BTreeMap::new()),
+            Detail::Max => {
+                let source = definition.source(&self.dockerfile);
+                (Some(definition.operations()), json!({"source": source}), definition.layers(layers))
+            }
+        };
+        let (asked, entry_point) = (self.asked.clone(), self.dockerfile.name().to_owned());
+        Told { asked, materials, parameters, environment, config, metadata, layers, completeness, entry_point }
     }
 
     fn material(&self, op: &Op) -> Option<Value> {
@@ -156,39 +215,129 @@ pub fn name_alone(name: &ImageRef) -> String {
     ImageRef { digest: None, ..name.clone() }.canonical()
 }
 
-/// What the client asked for, as far as `detail` lets it be known.
-pub fn parameters(request: &BuildRequest, detail: Detail) -> Value {
-    let mut parameters = Map::new();
-    parameters.insert("frontend".into(), json!("dockerfile.v0"));
-    if detail == Detail::Max {
-        let mut args: BTreeMap<String, &str> = BTreeMap::new();
-        args.extend(request.build_args.iter().map(|(name, value)| (format!("build-arg:{name}"), value.as_str())));
-        args.extend(request.labels.iter().map(|(name, value)| (format!("label:{name}"), value.as_str())));
-        args.extend(request.target.as_ref().map(|target| ("target".to_owned(), target.as_str())));
-        if !args.is_empty() {
-            parameters.insert("args".into(), json!(args));
+/// What the client asked for, as far as it may be known: values of arguments and labels may be secrets.
+#[derive(Debug, Clone, Default)]
+pub struct Parameters {
+    /// Where the main context is, if that is elsewhere, and its digest.
+    source: Option<(String, Value)>,
+    args: BTreeMap<String, String>,
+    /// Whether there are arguments that are not told.
+    keeps_back: bool,
+    /// Names of sources on the client's disk.
+    locals: BTreeSet<String>,
+    /// Names of contexts that are elsewhere.
+    remote: BTreeSet<String>,
+    /// Ids, and whether the commands can do without.
+    secrets: BTreeMap<String, bool>,
+    ssh: BTreeMap<String, bool>,
+}
+
+/// See [`Parameters`].
+pub fn parameters(request: &BuildRequest) -> Parameters {
+    let mut parameters = Parameters::default();
+    let mut private: BTreeMap<String, String> = BTreeMap::new();
+    private.extend(request.build_args.iter().map(|(name, value)| (format!("build-arg:{name}"), value.clone())));
+    private.extend(request.labels.iter().map(|(name, value)| (format!("label:{name}"), value.clone())));
+    if request.attestations.provenance.as_ref().is_some_and(|asked| asked.detail == Detail::Max) {
+        parameters.args.append(&mut private);
+    }
+    parameters.keeps_back = !private.is_empty();
+    parameters.args.extend(request.target.as_ref().map(|target| ("target".to_owned(), target.clone())));
+    for (name, source) in &request.named_contexts {
+        let written = match source {
+            NamedContextSource::Directory(_) => format!("local:{name}"),
+            NamedContextSource::Image(image) => format!("docker-image://{}", image.canonical()),
+            NamedContextSource::Layout(layout) => format!("oci-layout://{layout}"),
+            NamedContextSource::Remote(remote) => without_credentials(remote),
+        };
+        if !matches!(source, NamedContextSource::Directory(_)) {
+            parameters.remote.insert(name.clone());
         }
-        let ids = |ids: Vec<&String>| ids.into_iter().map(|id| json!({"id": id, "optional": true})).collect::<Vec<_>>();
-        let secrets = ids(request.secrets.iter().map(|secret| &secret.id).collect());
-        if !secrets.is_empty() {
-            parameters.insert("secrets".into(), json!(secrets));
+        parameters.args.insert(format!("context:{name}"), written);
+    }
+    if let ContextSource::Remote(remote) = &request.context {
+        parameters.remote.insert("context".to_owned());
+        parameters.source = Some((without_credentials(remote), json!({})));
+    }
+    // a Dockerfile of a context that is elsewhere is elsewhere too
+    let is_local = |source: &DockerfileSource| matches!(source, DockerfileSource::Stream(_));
+    if parameters.source.is_none() || is_local(&request.dockerfile) {
+        parameters.locals.insert("dockerfile".to_owned());
+    }
+    parameters
+}
+
+/// A URL whose user and password are not told.
+fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rsplit_once('@') {
+        Some((user, host)) => {
+            let user = if user.contains(':') { "xxxxx:xxxxx" } else { "xxxxx" };
+            format!("{scheme}://{user}@{host}{}", &rest[end..])
         }
-        let ssh = ids(request.ssh.iter().map(|agent| &agent.id).collect());
-        if !ssh.is_empty() {
-            parameters.insert("ssh".into(), json!(ssh));
+        None => url.to_owned(),
+    }
+}
+
+impl Parameters {
+    /// What the main context turned out to be: a digest and its algorithm.
+    pub fn found(&mut self, digest: Option<(&'static str, String)>) {
+        if let (Some((_, known)), Some((algorithm, digest))) = (&mut self.source, digest) {
+            *known = json!({algorithm: digest});
         }
     }
-    let mut locals = Vec::new();
-    if matches!(request.context, ContextSource::Directory(_)) {
-        locals.push(json!({"name": "context"}));
+
+    /// `configSource`: the Dockerfile of this name.
+    fn config_source(&self, entry_point: &str) -> Value {
+        match &self.source {
+            Some((uri, digest)) => json!({"uri": uri, "digest": digest, "path": entry_point}),
+            None => json!({"path": entry_point}),
+        }
     }
-    if matches!(request.dockerfile, DockerfileSource::Default | DockerfileSource::File(_)) {
-        locals.push(json!({"name": "dockerfile"}));
+
+    /// Secrets and agents that commands ask for; one that any of them requires is required.
+    fn note_credentials<'a>(&mut self, ops: impl Iterator<Item = &'a Op>) {
+        for op in ops {
+            let Op::Exec(exec) = op else { continue };
+            for mount in &exec.mounts {
+                let (known, id, required) = match &mount.kind {
+                    MountKind::Secret { id, required, .. } => (&mut self.secrets, id, *required),
+                    MountKind::Ssh { id, required, .. } => (&mut self.ssh, id, *required),
+                    _ => continue,
+                };
+                let optional = known.entry(id.clone()).or_insert(true);
+                *optional &= !required;
+            }
+        }
     }
-    if !locals.is_empty() {
-        parameters.insert("locals".into(), json!(locals));
+
+    /// `request`, for the Dockerfile of this name.
+    fn request(&self, entry_point: &str) -> Value {
+        let mut members = Map::new();
+        members.insert("frontend".into(), json!("dockerfile.v0"));
+        if !self.args.is_empty() {
+            members.insert("args".into(), json!(self.args));
+        }
+        let credential = |(id, optional): (&String, &bool)| match optional {
+            true => json!({"id": id, "optional": true}),
+            false => json!({"id": id}),
+        };
+        for (name, all) in [("secrets", &self.secrets), ("ssh", &self.ssh)] {
+            if !all.is_empty() {
+                members.insert(name.into(), all.iter().map(credential).collect());
+            }
+        }
+        if !self.locals.is_empty() {
+            members.insert("locals".into(), self.locals.iter().map(|name| json!({"name": name})).collect());
+        }
+        // what the client itself has asked for, where that is not all of the above
+        if !self.args.is_empty() {
+            members
+                .insert("root".into(), json!({"configSource": self.config_source(entry_point), "request": {"args": self.args}}));
+        }
+        Value::Object(members)
     }
-    Value::Object(parameters)
 }
 
 /// When a build ran, as text, and what tells it from others.
@@ -225,16 +374,18 @@ fn identity(seed: &str) -> String {
 
 impl Told {
     /// The statement's content for an image.
-    pub fn claim(&self, version: Version, run: &Run) -> Claim {
-        let (predicate_type, predicate) = match version {
-            Version::V1 => ("https://slsa.dev/provenance/v1", self.v1(run)),
-            Version::V02 => ("https://slsa.dev/provenance/v0.2", self.v02(Some(run))),
+    pub fn claim(&self, run: &Run) -> Claim {
+        let (predicate_type, predicate, place): (_, _, &[&str]) = match self.asked.version {
+            Version::V1 => ("https://slsa.dev/provenance/v1", self.v1(run), &["runDetails", "metadata", METADATA_V1]),
+            Version::V02 => ("https://slsa.dev/provenance/v0.2", self.v02(Some(run)), &["metadata", METADATA_V02]),
         };
         Claim {
             predicate_type: predicate_type.to_owned(),
-            file_name: "provenance.json".to_owned(),
+            file_name: self.asked.file_name.clone(),
             predicate,
             subjects: Vec::new(),
+            layers: Some(StepLayers { place, steps: self.layers.clone() }),
+            reach: self.asked.reach,
         }
     }
 
@@ -245,53 +396,85 @@ impl Told {
 
     fn v1(&self, run: &Run) -> Value {
         let mut internal = Map::new();
+        internal.extend(self.config.clone().map(|config| ("buildConfig".to_owned(), config)));
         internal.insert("builderPlatform".into(), self.environment["platform"].clone());
         internal.insert("dockerfileVersion".into(), self.environment["dockerfileVersion"].clone());
-        internal.extend(self.config.clone().map(|config| ("buildConfig".to_owned(), config)));
+        let Completeness { request, materials, hermetic } = self.completeness;
+        let mut metadata = json!({
+            "invocationId": run.id,
+            "startedOn": run.started,
+            "finishedOn": run.finished,
+            METADATA_V1: self.metadata,
+        });
+        if hermetic {
+            metadata["buildkit_hermetic"] = json!(true);
+        }
+        metadata["buildkit_completeness"] = json!({"request": request, "resolvedDependencies": materials});
+        if self.asked.reproducible {
+            metadata["buildkit_reproducible"] = json!(true);
+        }
         json!({
             "buildDefinition": {
                 "buildType": "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md",
-                "externalParameters": {"configSource": {"path": self.entry_point}, "request": self.parameters},
-                "internalParameters": internal,
                 "resolvedDependencies": self.materials,
+                "externalParameters": {"configSource": self.parameters.config_source(&self.entry_point), "request": self.parameters.request(&self.entry_point)},
+                "internalParameters": internal,
             },
-            "runDetails": {
-                "builder": {"id": ""},
-                "metadata": {
-                    "invocationId": run.id,
-                    "startedOn": run.started,
-                    "finishedOn": run.finished,
-                    "buildkit_metadata": self.metadata,
-                    "buildkit_completeness": {"request": self.detail == Detail::Max, "resolvedDependencies": false},
-                },
-            },
+            "runDetails": {"builder": {"id": self.asked.builder_id}, "metadata": metadata},
         })
     }
 
     fn v02(&self, run: Option<&Run>) -> Value {
+        let mut config_source = self.parameters.config_source(&self.entry_point);
+        // the older form has another word for it
+        config_source["entryPoint"] = config_source["path"].take();
+        if let Value::Object(members) = &mut config_source {
+            members.remove("path");
+        }
         let mut predicate = json!({
-            "builder": {"id": ""},
+            "builder": {"id": self.asked.builder_id},
             "buildType": "https://mobyproject.org/buildkit@v1",
             "materials": self.materials,
             "invocation": {
-                "configSource": {"entryPoint": self.entry_point},
-                "parameters": self.parameters,
+                "configSource": config_source,
+                "parameters": self.parameters.request(&self.entry_point),
                 "environment": self.environment,
             },
         });
         if let Some(run) = run {
+            if let Some(config) = &self.config {
+                predicate["buildConfig"] = config.clone();
+            }
+            let Completeness { request, materials, hermetic } = self.completeness;
             predicate["metadata"] = json!({
                 "buildInvocationID": run.id,
                 "buildStartedOn": run.started,
                 "buildFinishedOn": run.finished,
-                "completeness": {"parameters": self.detail == Detail::Max, "environment": true, "materials": false},
-                "reproducible": false,
-                "https://mobyproject.org/buildkit@v1#metadata": self.metadata,
+                "completeness": {"parameters": request, "environment": true, "materials": materials},
+                "reproducible": self.asked.reproducible,
+                METADATA_V02: self.metadata,
             });
-            if let Some(config) = &self.config {
-                predicate["buildConfig"] = config.clone();
+            if hermetic {
+                predicate["metadata"]["https://mobyproject.org/buildkit@v1#hermetic"] = json!(true);
             }
         }
         predicate
+    }
+}
+
+/// Where the forms have what is BuildKit's own.
+const METADATA_V1: &str = "buildkit_metadata";
+const METADATA_V02: &str = "https://mobyproject.org/buildkit@v1#metadata";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_a_context_is_not_told() {
+        assert_eq!(without_credentials("https://me:pass@host/x.git#main"), "https://xxxxx:xxxxx@host/x.git#main");
+        assert_eq!(without_credentials("https://token@host/x"), "https://xxxxx@host/x");
+        assert_eq!(without_credentials("https://host/a@b"), "https://host/a@b");
+        assert_eq!(without_credentials("git@host:x/y.git"), "git@host:x/y.git");
     }
 }

@@ -137,6 +137,8 @@ pub(super) struct Build {
     pub(super) cancel: watch::Receiver<bool>,
     /// What is built, as the history of builds calls it.
     project: String,
+    /// What provenance tells of the request.
+    parameters: attest::Parameters,
 }
 
 /// What the Dockerfile comes to.
@@ -209,11 +211,13 @@ impl Build {
             names.iter().try_for_each(|name| lock.forget(name))?;
         }
         let project = project(&request);
+        let mut parameters = attest::parameters(&request);
         let Settings { registry, limits } = settings::read(&request.client_env)?;
         let client = Arc::new(super::registry::client(registry, &request.client_env));
         let reporter = Arc::new(Reporter::new(events));
         let fetching = super::remote::fetch(&store, &client, &mut request, &lock);
-        let Arrived { files, names, times } = unless_canceled(&cancel, fetching).await?;
+        let Arrived { files, names, times, main_digest } = unless_canceled(&cancel, fetching).await?;
+        parameters.found(main_digest);
         let (request, inputs) = {
             let store = store.clone();
             let opening = task::blocking(move || inputs::open(&store, &mut request, files).map(|inputs| (request, inputs)));
@@ -238,6 +242,7 @@ impl Build {
             times,
             cancel,
             project,
+            parameters,
         };
         Ok((build, inputs))
     }
@@ -319,8 +324,9 @@ impl Build {
         imports: Arc<Imports>,
     ) -> Result<Ran, BuildError> {
         let began = Instant::now();
-        let detail = self.request.attestations.provenance.map_or(attest::Detail::Min, |provenance| provenance.detail);
-        let parameters = attest::parameters(&self.request, detail);
+        let asked = self.request.attestations.provenance.clone().unwrap_or_default();
+        let parameters = std::mem::take(&mut self.parameters);
+        let ignore = inputs.ignore.clone();
         let dockerfile = inputs.dockerfile.clone();
         let images_by_name = self.image_digests();
         let Joined { graph, images, epoch, steps, .. } = plan;
@@ -437,11 +443,11 @@ impl Build {
         sources.commits.append(&mut self.names.commits);
         sources.urls.append(&mut self.names.urls);
         self.write_lock(&sources)?;
-        let story = attest::Story { graph: &graph, sources: &sources, parameters, dockerfile, detail };
+        let story = attest::Story { graph: &graph, sources: &sources, parameters, dockerfile, ignore: ignore.as_deref(), asked };
         let mut scans = outputs.split_off(images.len()).into_iter();
         for (image, output) in images.into_iter().zip(outputs) {
-            let told = story.told(image.target);
             let Output::Stack(stack) = output else { return Err(internal("a target is no file system")) };
+            let told = story.told(image.target, stack.layers().len());
             let scan = image.scan.and_then(|_| scans.next());
             let claims = self.claims(&worker, &told, (&stack, scan), &run).await?;
             built.push(ProductImage { draft: image.draft, stack, claims, provenance: told.for_metadata() });
@@ -522,7 +528,7 @@ impl Build {
         run: &attest::Run,
     ) -> Result<Vec<Claim>, BuildError> {
         let asked = &self.request.attestations;
-        let mut claims: Vec<Claim> = asked.provenance.iter().map(|asked| told.claim(asked.version, run)).collect();
+        let mut claims: Vec<Claim> = asked.provenance.iter().map(|_| told.claim(run)).collect();
         if let Some(scan) = &scan {
             claims.splice(0..0, self.scanned(worker, scan).await?);
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::attest::{Provenance, Reach};
 use super::deliver::Delivered;
 use super::reporter::Reporter;
 use super::{BuildError, BuildRequest, BuildResult, Entitlement, ErrorKind, ExportedImage, report};
@@ -148,8 +149,11 @@ pub fn parse(request: &BuildRequest) -> Result<Wanted, BuildError> {
 
 /// Why these outputs cannot all be written for what is built.
 fn contradiction(outputs: &[Output], request: &BuildRequest) -> Option<String> {
-    let (form, attested) = (request.form(), request.attestations.any());
+    let form = request.form();
+    let asked = &request.attestations;
     for (number, output) in outputs.iter().enumerate() {
+        let is_taken = |provenance: &Provenance| provenance.reach == Reach::Everywhere || output.takes == Reach::Inline;
+        let attested = asked.sbom.is_some() || asked.provenance.as_ref().is_some_and(is_taken);
         let destination = output.destination();
         if destination.is_some() && outputs[..number].iter().any(|other| other.destination() == destination) {
             return Some(match destination {

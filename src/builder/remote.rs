@@ -27,6 +27,8 @@ pub struct Arrived {
     pub names: Sources,
     /// When they changed last, as far as their servers say, by context name in seconds since 1970.
     pub times: HashMap<String, i64>,
+    /// The digest of the main context, and its algorithm.
+    pub main_digest: Option<(&'static str, String)>,
 }
 
 /// The files of a context that came from elsewhere.
@@ -46,9 +48,11 @@ pub async fn fetch(store: &Store, client: &Client, request: &mut BuildRequest, l
         match fetch_one(store, client, text, request, lock).await? {
             Fetched::Checkout(checkout, _) => {
                 arrived.times.extend(checkout.committed_secs.map(|seconds| ("context".to_owned(), seconds)));
+                arrived.main_digest = Some(("sha1", checkout.commit.clone()));
                 arrived.files.insert("context".to_owned(), Files::Checkout(checkout));
             }
             Fetched::File(file) => {
+                arrived.main_digest = Some(("sha256", file.digest.hex()));
                 arrived.times.extend(file.last_modified_secs.map(|seconds| ("context".to_owned(), seconds)));
                 streamed = Some(open(store, &file)?);
             }

@@ -52,7 +52,7 @@ pub fn claim(tree: &dyn FileTree, created: &str) -> Result<Claim, SnapshotError>
         predicate_type: "https://spdx.dev/Document".to_owned(),
         file_name: "sbom.spdx.json".to_owned(),
         predicate: document(&packages, created),
-        subjects: Vec::new(),
+        ..Claim::default()
     })
 }
 

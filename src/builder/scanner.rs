@@ -200,7 +200,7 @@ fn claims(tree: &dyn FileTree) -> Result<Vec<Claim>, ScanError> {
             return Err(ScanError::Provenance { path });
         }
         let file_name = String::from_utf8_lossy(&name).into_owned();
-        claims.push(Claim { predicate_type, file_name, predicate, subjects: subject.unwrap_or_default() });
+        claims.push(Claim { predicate_type, file_name, predicate, subjects: subject.unwrap_or_default(), ..Claim::default() });
     }
     claims.sort_by_key(|claim| claim.file_name.split('.').next() != Some(CORE));
     Ok(claims)

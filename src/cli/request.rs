@@ -330,7 +330,7 @@ impl Problems {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::builder::attest::{Detail, Provenance, Sbom, Version};
+    use crate::builder::attest::{Detail, Provenance, Reach, Sbom, Version};
     use crate::cli::args::{Args, Command};
     use clap::Parser;
 
@@ -381,9 +381,11 @@ mod tests {
         assert!(!asked("--provenance=false --sbom=0 --attest type=provenance,disabled=true .").any());
         assert!(!asked("--attest type=sbom --sbom=false .").any());
         let all = asked("--provenance=mode=max,version=v0.2 --attest type=sbom .");
-        assert_eq!(all.provenance, Some(Provenance { detail: Detail::Max, version: Version::V02 }));
+        assert_eq!(all.provenance, Some(Provenance { detail: Detail::Max, version: Version::V02, ..Provenance::default() }));
         assert_eq!(all.sbom, Some(Sbom::BuiltIn));
-        assert_eq!(asked("--provenance .").provenance, Some(Provenance { detail: Detail::Min, version: Version::V1 }));
+        assert_eq!(asked("--provenance .").provenance, Some(Provenance::default()));
+        let vouched = Provenance { builder_id: "me".into(), reproducible: true, reach: Reach::Inline, ..Provenance::default() };
+        assert_eq!(asked("--attest type=provenance,builder-id=me,reproducible=1,inline-only=true .").provenance, Some(vouched));
         check_refused(
             "--provenance=mode=all .",
             &["invalid value for `--provenance`: `mode=all` is not one of `mode=min`, `mode=max`"],

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::builder::attest::{Detail, Provenance, Sbom, Scanner, Version};
+use crate::builder::attest::{Detail, Provenance, Reach, Sbom, Scanner, Version};
 use crate::builder::{
     self, Asked, BadLimit, CacheSource, CacheTarget, Entitlement, FlagError, InKey, NamedContextSource, Secret, SecretSource,
     SshAgent,
@@ -343,12 +343,12 @@ pub fn attestation_of(kind: &str, value: &str) -> String {
     }
 }
 
-/// Reads `type=provenance|sbom`, `mode=`, `version=`, `generator=`, `disabled=`. What only concerns the builder's own address is
-/// taken and has no effect; what a scanner is told beside its name goes to it as it is.
+/// Reads `type=provenance|sbom`, `mode=`, `version=`, `generator=`, `disabled=`, `builder-id=`, `filename=`, `reproducible=`,
+/// `inline-only=`; what a scanner is told beside its name goes to it as it is.
 pub fn attestation(text: &str) -> Result<Attestation, BadValue> {
     let choice = |value: String, choices: &'static str| BadValue::Choice { value, choices };
     let (mut kind, mut disabled) = (String::new(), false);
-    let mut provenance = Provenance { detail: Detail::Min, version: Version::V1 };
+    let mut provenance = Provenance::default();
     let (mut generator, mut parameters) = (None, BTreeMap::new());
     for field in csv_fields(text) {
         let (key, value) = field.split_once('=').unwrap_or((field.as_str(), "true"));
@@ -359,12 +359,21 @@ pub fn attestation(text: &str) -> Result<Attestation, BadValue> {
                 disabled = boolean(value).map_err(|_| choice(field.clone(), "`disabled=true`, `disabled=false`"))?
             }
             ("mode", "min") => provenance.detail = Detail::Min,
-            ("mode", "max") => provenance.detail = Detail::Max,
+            ("mode", "max" | "full") => provenance.detail = Detail::Max,
             ("mode", _) => return Err(choice(field, "`mode=min`, `mode=max`")),
             ("version", "v1") => provenance.version = Version::V1,
             ("version", "v0.2") => provenance.version = Version::V02,
             ("version", _) => return Err(choice(field, "`version=v1`, `version=v0.2`")),
-            ("builder-id" | "reproducible" | "inline-only" | "filename", _) => {}
+            ("builder-id", _) => value.clone_into(&mut provenance.builder_id),
+            ("filename", _) if kind != "sbom" => value.clone_into(&mut provenance.file_name),
+            ("reproducible", _) => {
+                provenance.reproducible =
+                    boolean(value).map_err(|_| choice(field.clone(), "`reproducible=true`, `reproducible=false`"))?;
+            }
+            ("inline-only", _) => {
+                let only = boolean(value).map_err(|_| choice(field.clone(), "`inline-only=true`, `inline-only=false`"))?;
+                provenance.reach = if only { Reach::Inline } else { Reach::Everywhere };
+            }
             ("generator", "") => {}
             ("generator", _) => generator = Some(value.parse::<ImageRef>()?),
             // more than this only a scanner can know

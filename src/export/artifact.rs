@@ -1,10 +1,11 @@
 //! What one output makes of a build: one image, or an index of several.
 
 use super::annotation::{self, Annotation, Place};
-use super::attestation::{Attestation, EMPTY_CONFIG};
+use super::attestation::Attestation;
+use super::output::LayerOptions;
 use super::{Built, BuiltImage, Form};
 use crate::digest::Digest;
-use crate::image::{Descriptor, Dialect, Image, Index};
+use crate::image::{Descriptor, Image, Index};
 
 /// The documents of a build's result, as one output has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +23,11 @@ pub struct Artifact {
 impl Artifact {
     /// Puts images together, in order. A single image without an index drops annotations of one: who reads the options
     /// refuses them.
-    pub(super) fn new(images: Vec<Image>, built: &Built, annotations: &[Annotation], dialect: Dialect) -> Artifact {
-        let about = |(image, built_image): (&Image, &BuiltImage)| Attestation::new(image, &built.names, &built_image.claims);
+    pub(super) fn new(images: Vec<Image>, built: &Built, annotations: &[Annotation], options: &LayerOptions) -> Artifact {
+        let LayerOptions { dialect, attestations, .. } = *options;
+        let about = |(image, built_image): (&Image, &BuiltImage)| {
+            Attestation::new(image, built_image, &built.names, (dialect, attestations))
+        };
         let said = images.iter().zip(&built.images).filter(|(_, built_image)| !built_image.claims.is_empty());
         let attestations: Vec<Attestation> = said.map(about).collect();
         if let (Form::Manifest, [image], []) = (built.form, images.as_slice(), attestations.as_slice()) {
@@ -66,7 +70,7 @@ impl Artifact {
             documents.push((image.descriptor.digest, &image.manifest));
         }
         for attestation in &self.attestations {
-            documents.push((Digest::of(EMPTY_CONFIG), EMPTY_CONFIG));
+            documents.push((Digest::of(&attestation.config), &attestation.config));
             documents.extend(attestation.statements.iter().map(|(digest, bytes)| (*digest, bytes.as_slice())));
             documents.push((attestation.descriptor.digest, &attestation.manifest));
         }
@@ -78,8 +82,8 @@ impl Artifact {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::Claim;
-    use crate::image::{ImageConfig, ImageDraft, assemble};
+    use crate::export::{Claim, Output};
+    use crate::image::{Dialect, ImageConfig, ImageDraft, assemble};
     use crate::reference::Platform;
 
     fn image(platform: &str) -> Image {
@@ -97,10 +101,12 @@ mod tests {
 
     #[test]
     fn one_image_is_itself_unless_an_index_is_asked_for() {
-        let single = Artifact::new(vec![image("linux/amd64")], &built(&["linux/amd64"], Form::Manifest), &[], Dialect::Oci);
+        let single =
+            Artifact::new(vec![image("linux/amd64")], &built(&["linux/amd64"], Form::Manifest), &[], &Output::store().layers);
         assert_eq!(single.root, single.images[0].descriptor);
         assert_eq!(single.image_id(), single.images[0].config_digest);
-        let indexed = Artifact::new(vec![image("linux/amd64")], &built(&["linux/amd64"], Form::Index), &[], Dialect::Oci);
+        let indexed =
+            Artifact::new(vec![image("linux/amd64")], &built(&["linux/amd64"], Form::Index), &[], &Output::store().layers);
         assert_eq!((indexed.config_digest(), indexed.image_id()), (None, indexed.root.digest));
         assert_eq!(indexed.documents().len(), 3);
     }
@@ -113,9 +119,9 @@ mod tests {
             predicate_type: "https://slsa.dev/provenance/v1".to_owned(),
             file_name: "provenance.json".to_owned(),
             predicate: serde_json::json!({"x": 1}),
-            subjects: Vec::new(),
+            ..Claim::default()
         }];
-        let artifact = Artifact::new(vec![image("linux/amd64")], &said, &[], Dialect::Oci);
+        let artifact = Artifact::new(vec![image("linux/amd64")], &said, &[], &Output::store().layers);
         let index: Index = serde_json::from_slice(artifact.index.as_deref().expect("an index")).expect("JSON");
         let image = artifact.images[0].descriptor.digest;
         assert_eq!(index.manifests[1].annotations["vnd.docker.reference.digest"], image.to_string());
@@ -135,7 +141,8 @@ mod tests {
             .flat_map(|text| Annotation::parse_flag(text).expect("valid"))
             .collect();
         let both = built(&["linux/amd64", "linux/arm64"], Form::Index);
-        let artifact = Artifact::new(vec![image("linux/amd64"), image("linux/arm64")], &both, &annotations, Dialect::Docker);
+        let docker = LayerOptions { dialect: Dialect::Docker, ..Output::store().layers };
+        let artifact = Artifact::new(vec![image("linux/amd64"), image("linux/arm64")], &both, &annotations, &docker);
         let entry = |image: &Image, annotations: &str, architecture: &str| {
             format!(
                 r#"    {{

@@ -3,17 +3,20 @@
 //!
 //! Source of the form: moby/buildkit, `docs/attestations/attestation-storage.md`; in-toto, "Statement" v1.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
+use super::{BuiltImage, LayerOrigin};
 use crate::digest::Digest;
-use crate::image::{Descriptor, Dialect, Image, document, media_type};
+use crate::image::{Descriptor, Dialect, Image, document};
 use crate::reference::{ImageRef, Platform};
 
 /// What is said of an image, before it has a digest.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Claim {
     /// `https://slsa.dev/provenance/v1`.
     pub predicate_type: String,
@@ -23,6 +26,70 @@ pub struct Claim {
     pub predicate: Value,
     /// Whom it is about, if not the image or the files that it goes with.
     pub subjects: Vec<Subject>,
+    /// What an output adds: the layers of steps, whose blobs it decides on.
+    pub layers: Option<StepLayers>,
+    /// Which outputs it is for.
+    pub reach: Reach,
+}
+
+/// Where in a predicate the layers of steps belong, and which these are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepLayers {
+    /// The member of the predicate that gets a member `layers`, from the outside in.
+    pub place: &'static [&'static str],
+    /// By step: which of the image's layers, counted from the bottom, its file system is made of.
+    pub steps: BTreeMap<String, Range<usize>>,
+}
+
+/// Which outputs a statement goes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// All that can hold one.
+    #[default]
+    Everywhere,
+    /// `inline-only=true`: images in a store or a registry, and archives that are asked to (`attestation-inline=true`).
+    Inline,
+}
+
+impl Claim {
+    /// The predicate for an output. Steps are listed all of whose layers have a blob.
+    fn told(&self, blobs: &[Option<Descriptor>]) -> Cow<'_, Value> {
+        let Some(StepLayers { place, steps }) = &self.layers else { return Cow::Borrowed(&self.predicate) };
+        let bare = |blob: &Descriptor| json!({"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size_bytes});
+        let mut listed = Map::new();
+        for (step, range) in steps {
+            let chain: Option<Vec<Value>> =
+                blobs.get(range.clone()).and_then(|blobs| blobs.iter().map(|blob| blob.as_ref().map(bare)).collect());
+            // a step could have several chains: one per machine that ran it
+            listed.extend(chain.map(|chain| (step.clone(), json!([chain]))));
+        }
+        let mut predicate = self.predicate.clone();
+        let member = place.iter().try_fold(&mut predicate, |value, name| value.get_mut(*name));
+        if let Some(Value::Object(member)) = member
+            && !listed.is_empty()
+        {
+            member.insert("layers".to_owned(), Value::Object(listed));
+        }
+        Cow::Owned(predicate)
+    }
+}
+
+/// The blobs that an image's layers have already: those of its base.
+pub(super) fn known_blobs(image: &BuiltImage) -> Vec<Option<Descriptor>> {
+    let known = |origin: &LayerOrigin| match origin {
+        LayerOrigin::Base(descriptor) => Some(descriptor.clone()),
+        LayerOrigin::Own { .. } => None,
+    };
+    image.layers.iter().map(|layer| known(&layer.origin)).collect()
+}
+
+/// The blobs that an output has for an image's layers, a base's under the name that its registry has for their type.
+fn output_blobs(image: &Image, built: &BuiltImage) -> Vec<Option<Descriptor>> {
+    let known = known_blobs(built).into_iter().chain(std::iter::repeat(None));
+    let blob = |(layer, known): (&Descriptor, Option<Descriptor>)| {
+        known.filter(|known| known.digest == layer.digest).or(Some(layer.clone()))
+    };
+    image.layers.iter().map(|layer| &layer.descriptor).zip(known).map(blob).collect()
 }
 
 /// A manifest of statements about one image.
@@ -30,6 +97,8 @@ pub struct Claim {
 pub struct Attestation {
     /// As the index lists it.
     pub descriptor: Descriptor,
+    /// The config's bytes.
+    pub config: Vec<u8>,
     /// The manifest's bytes.
     pub manifest: Vec<u8>,
     /// Digest and bytes of each statement.
@@ -37,45 +106,64 @@ pub struct Attestation {
 }
 
 /// The config of a manifest that has none.
-pub const EMPTY_CONFIG: &[u8] = b"{}";
+const EMPTY_CONFIG: &[u8] = b"{}";
+
+/// `oci-artifact=`: what a manifest of statements looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttestationForm {
+    /// An artifact that names its subject.
+    Artifact,
+    /// An image for no platform, for registries that know no artifacts.
+    Image,
+}
 
 impl Attestation {
-    /// `claims` about `image`, which goes by `names`.
-    pub(super) fn new(image: &Image, names: &[ImageRef], claims: &[Claim]) -> Attestation {
+    /// What is said of `image`, which goes by `names` and was made of `built`.
+    pub(super) fn new(
+        image: &Image,
+        built: &BuiltImage,
+        names: &[ImageRef],
+        (dialect, form): (Dialect, AttestationForm),
+    ) -> Attestation {
+        let claims = &built.claims;
+        let blobs = output_blobs(image, built);
         let platform = image.descriptor.platform.as_ref();
         let subject = |name: &ImageRef| Subject::new(package_url(name, platform), image.descriptor.digest);
         let subjects: Vec<Subject> = names.iter().map(subject).collect();
         let mut layers = Vec::with_capacity(claims.len());
         let mut statements = Vec::with_capacity(claims.len());
         for claim in claims {
-            let bytes = document::compact(&Statement::new(claim, &subjects));
+            let bytes = document::compact(&Statement::new(claim, &claim.told(&blobs), &subjects));
             let mut layer = Descriptor::of("application/vnd.in-toto+json", &bytes);
             layer.annotations.insert("in-toto.io/predicate-type".to_owned(), claim.predicate_type.clone());
             statements.push((layer.digest, bytes));
             layers.push(layer);
         }
+        let config = match form {
+            AttestationForm::Artifact => EMPTY_CONFIG.to_vec(),
+            AttestationForm::Image => document::compact(&ImageConfig::of(&layers)),
+        };
+        let is_artifact = form == AttestationForm::Artifact;
+        let image_config =
+            || Config { media_type: dialect.config(), digest: Digest::of(&config), size: config.len(), data: None };
         let manifest = serde_json::to_string_pretty(&Document {
             schema_version: 2,
-            media_type: Dialect::Oci.manifest(),
-            artifact_type: "application/vnd.docker.attestation.manifest.v1+json",
-            config: EmptyConfig {
-                media_type: "application/vnd.oci.empty.v1+json",
-                digest: Digest::of(EMPTY_CONFIG),
-                size: EMPTY_CONFIG.len(),
-                data: "e30=",
-            },
+            media_type: dialect.manifest(),
+            artifact_type: is_artifact.then_some("application/vnd.docker.attestation.manifest.v1+json"),
+            config: if is_artifact { Config::empty() } else { image_config() },
             layers,
-            subject: Descriptor::new(&image.descriptor.media_type, image.descriptor.digest, image.descriptor.size_bytes),
+            subject: is_artifact
+                .then(|| Descriptor::new(&image.descriptor.media_type, image.descriptor.digest, image.descriptor.size_bytes)),
         });
         let manifest = manifest.expect("a manifest is plain data").into_bytes();
-        let mut descriptor = Descriptor::of(media_type::MANIFEST, &manifest);
+        let mut descriptor = Descriptor::of(dialect.manifest(), &manifest);
         descriptor.annotations = BTreeMap::from([
             (REFERENCE.to_owned(), image.descriptor.digest.to_string()),
             (KIND.to_owned(), "attestation-manifest".to_owned()),
         ]);
         let unknown = || "unknown".to_owned();
         descriptor.platform = Some(Platform { architecture: unknown(), os: unknown(), variant: String::new() });
-        Attestation { descriptor, manifest, statements }
+        Attestation { descriptor, config, manifest, statements }
     }
 }
 
@@ -113,10 +201,10 @@ struct Statement<'a> {
 }
 
 impl<'a> Statement<'a> {
-    fn new(claim: &'a Claim, subjects: &'a [Subject]) -> Statement<'a> {
+    fn new(claim: &'a Claim, predicate: &'a Value, subjects: &'a [Subject]) -> Statement<'a> {
         let subject = if claim.subjects.is_empty() { subjects } else { &claim.subjects };
         let predicate_type = &claim.predicate_type;
-        Statement { kind: "https://in-toto.io/Statement/v1", predicate_type, subject, predicate: &claim.predicate }
+        Statement { kind: "https://in-toto.io/Statement/v1", predicate_type, subject, predicate }
     }
 }
 
@@ -135,9 +223,9 @@ impl Subject {
     }
 }
 
-/// `claim` about `subjects`, as a file that people may read.
-pub(super) fn statement_file(claim: &Claim, subjects: &[Subject]) -> Vec<u8> {
-    serde_json::to_vec_pretty(&Statement::new(claim, subjects)).expect("a statement is plain data")
+/// `claim` about `subjects`, files of an image with these blobs, as a file that people may read.
+pub(super) fn statement_file(claim: &Claim, blobs: &[Option<Descriptor>], subjects: &[Subject]) -> Vec<u8> {
+    serde_json::to_vec_pretty(&Statement::new(claim, &claim.told(blobs), subjects)).expect("a statement is plain data")
 }
 
 #[derive(Serialize)]
@@ -145,19 +233,46 @@ pub(super) fn statement_file(claim: &Claim, subjects: &[Subject]) -> Vec<u8> {
 struct Document {
     schema_version: u32,
     media_type: &'static str,
-    artifact_type: &'static str,
-    config: EmptyConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifact_type: Option<&'static str>,
+    config: Config,
     layers: Vec<Descriptor>,
-    subject: Descriptor,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<Descriptor>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct EmptyConfig {
+struct Config {
     media_type: &'static str,
     digest: Digest,
     size: usize,
-    data: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'static str>,
+}
+
+impl Config {
+    fn empty() -> Config {
+        let media_type = "application/vnd.oci.empty.v1+json";
+        Config { media_type, digest: Digest::of(EMPTY_CONFIG), size: EMPTY_CONFIG.len(), data: Some("e30=") }
+    }
+}
+
+/// The config of statements that pass for an image.
+#[derive(Serialize)]
+struct ImageConfig {
+    architecture: &'static str,
+    os: &'static str,
+    config: Map<String, Value>,
+    rootfs: Value,
+}
+
+impl ImageConfig {
+    fn of(statements: &[Descriptor]) -> ImageConfig {
+        let digests: Vec<&Digest> = statements.iter().map(|statement| &statement.digest).collect();
+        let rootfs = json!({"type": "layers", "diff_ids": digests});
+        ImageConfig { architecture: "unknown", os: "unknown", config: Map::new(), rootfs }
+    }
 }
 
 #[cfg(test)]

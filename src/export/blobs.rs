@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::annotation::{self, Annotation, Place};
 use super::output::{FileTimes, LayerOptions, Scope};
-use super::{Artifact, Built, BuiltImage, BuiltLayer, ExportError, LayerOrigin};
+use super::{Artifact, Built, BuiltImage, BuiltLayer, ExportError, LayerOrigin, Output};
 use crate::image::{AssembledLayer, Descriptor, Dialect, ImageDraft, assemble, media_type};
 use crate::layer::{self, Compression, LayerError};
 use crate::store::{Store, Variant};
 
 /// The image as the store keeps it: layers of the build are uncompressed and named by their diff_id, without a blob.
 pub(super) fn uncompressed(built: &Built, store: &Store, annotations: &[Annotation]) -> Result<Artifact, ExportError> {
-    let dialect = Dialect::Oci;
+    let options = Output::store().layers;
+    let dialect = options.dialect;
     let layer = |layer: &BuiltLayer| match &layer.origin {
         LayerOrigin::Base(descriptor) => Ok(assembled(layer, in_dialect(descriptor, dialect))),
         LayerOrigin::Own { tar_bytes, .. } => {
@@ -27,7 +28,7 @@ pub(super) fn uncompressed(built: &Built, store: &Store, annotations: &[Annotati
         Ok(assemble(&annotated(built, &image.draft, annotations, dialect), &layers, built.epoch))
     };
     let images = built.images.iter().map(image).collect::<Result<_, ExportError>>()?;
-    Ok(Artifact::new(images, built, annotations, dialect))
+    Ok(Artifact::new(images, built, annotations, &options))
 }
 
 /// The images with every layer as a blob of the store. Layers of an image are compressed side by side, as many as there are
@@ -43,7 +44,7 @@ pub(super) fn compressed(
         Ok(assemble(&annotated(built, &image.draft, annotations, options.dialect), &layers, built.epoch))
     };
     let images = built.images.iter().map(image).collect::<Result<_, ExportError>>()?;
-    let artifact = Artifact::new(images, built, annotations, options.dialect);
+    let artifact = Artifact::new(images, built, annotations, options);
     for (_, bytes) in artifact.documents() {
         store.write_blob(bytes)?;
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::attestation::{Subject, statement_file};
+use super::attestation::{Subject, known_blobs, statement_file};
 use super::tree::{self, Part};
 use super::{Built, BuiltImage, ExportError, Form};
 use crate::digest::HashingReader;
@@ -70,14 +70,14 @@ fn statements(
     if image.claims.is_empty() {
         return Ok(files);
     }
-    let subjects = subjects(tree)?;
+    let (subjects, blobs) = (subjects(tree)?, known_blobs(image));
     for claim in &image.claims {
         let mut name = format!("{prefix}{}", claim.file_name);
         if let Some(platform) = platform {
             let (stem, extension) = name.rsplit_once('.').unwrap_or((&name, ""));
             name = format!("{stem}.{platform}{}{extension}", if extension.is_empty() { "" } else { "." });
         }
-        if files.insert(name.clone().into_bytes(), statement_file(claim, &subjects)).is_some() {
+        if files.insert(name.clone().into_bytes(), statement_file(claim, &blobs, &subjects)).is_some() {
             return Err(ExportError::SameStatement { name });
         }
     }

@@ -4,6 +4,7 @@
 //! "Output".
 
 use super::annotation::{Annotation, AnnotationError};
+use super::attestation::{AttestationForm, Reach};
 use super::files::Stale;
 use super::output::{Destination, FileTimes, Output, OutputKind, Push, Scope};
 use super::push::PushBy;
@@ -82,7 +83,7 @@ impl Output {
                 "" => return Err(FieldError::NoType { kinds: KINDS }.into()),
                 directory => OutputKind::Files(directory.into()),
             };
-            return Ok(Output { kind, ..Output::store() });
+            return Ok(Output { kind, takes: Reach::Everywhere, ..Output::store() });
         }
         let pairs = fields::pairs(&fields)?;
         let kind = KINDS.of(&pairs)?;
@@ -101,13 +102,16 @@ struct Reader {
     insecure: bool,
     /// The first name with a tag.
     tagged: Option<String>,
+    attestations: Option<AttestationForm>,
 }
 
 impl Reader {
     fn new(kind: &'static str) -> Reader {
         let push = kind == "registry";
-        let (output, by) = (Output::store(), PushBy::Tag);
-        Reader { kind, output, dest: None, directory: false, push, by, insecure: false, tagged: None }
+        let is_image = matches!(kind, "image" | "registry");
+        let takes = if is_image { Reach::Inline } else { Reach::Everywhere };
+        let (output, by) = (Output { takes, ..Output::store() }, PushBy::Tag);
+        Reader { kind, output, dest: None, directory: false, push, by, insecure: false, tagged: None, attestations: None }
     }
 
     fn read(mut self, pairs: Vec<(String, String)>) -> Result<Output, OutputError> {
@@ -163,6 +167,11 @@ impl Reader {
             "oci-mediatypes" => {
                 output.layers.dialect = if boolean(&key, &value)? { Dialect::Oci } else { Dialect::Docker };
             }
+            "oci-artifact" => {
+                let form = if boolean(&key, &value)? { AttestationForm::Artifact } else { AttestationForm::Image };
+                self.attestations = Some(form);
+            }
+            "attestation-inline" => output.takes = if boolean(&key, &value)? { Reach::Inline } else { Reach::Everywhere },
             "platform-split" => output.files.split = Some(boolean(&key, &value)?),
             "attestation-prefix" => output.files.prefix = value,
             "mode" => {
@@ -217,6 +226,13 @@ impl Reader {
         if matches!(compression, Compression::Zstd | Compression::Estargz) {
             self.output.layers.dialect = Dialect::Oci;
         }
+        self.output.layers.attestations = match (self.output.layers.dialect, self.attestations) {
+            (Dialect::Docker, Some(AttestationForm::Artifact)) => {
+                return Err(bad("oci-artifact", "true", "without `oci-mediatypes=false`").into());
+            }
+            (Dialect::Docker, None) => AttestationForm::Image,
+            (_, asked) => asked.unwrap_or(AttestationForm::Artifact),
+        };
         let destination = self.destination()?;
         let stdout = destination == Some(Destination::Stdout);
         let kind = match (self.kind, destination) {
@@ -347,8 +363,27 @@ mod tests {
             scope: Scope::All,
             times: FileTimes::LimitToEpoch,
             dialect: Dialect::Oci,
+            attestations: AttestationForm::Artifact,
         };
         assert_eq!((output.layers, output.epoch, output.annotations.len()), (expected, Some(7), 1));
+    }
+
+    #[test]
+    fn statements_are_artifacts_unless_types_are_docker_s() {
+        let form = |text: &str| Output::parse(text).expect(text).layers.attestations;
+        assert_eq!(form("type=oci"), AttestationForm::Artifact);
+        assert_eq!(form("type=oci,oci-artifact=false"), AttestationForm::Image);
+        assert_eq!(form("type=oci,oci-mediatypes=false"), AttestationForm::Image);
+        refused(
+            "type=oci,oci-artifact=true,oci-mediatypes=false",
+            "`oci-artifact=true` is not valid: without `oci-mediatypes=false` is expected",
+        );
+        let takes = |text: &str| Output::parse(text).expect(text).takes;
+        assert_eq!(
+            (takes("type=registry,name=x"), takes("type=oci"), takes("out")),
+            (Reach::Inline, Reach::Everywhere, Reach::Everywhere)
+        );
+        assert_eq!(takes("type=oci,attestation-inline=true"), Reach::Inline);
     }
 
     #[test]

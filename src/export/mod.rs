@@ -35,7 +35,7 @@ mod validate;
 
 pub use annotation::{Annotation, AnnotationError};
 pub use artifact::Artifact;
-pub use attestation::{Attestation, Claim, Subject};
+pub use attestation::{Attestation, Claim, Reach, StepLayers, Subject};
 pub use files::{FileOptions, Stale};
 pub use flag::OutputError;
 pub use output::{Destination, Output, OutputKind};
@@ -258,6 +258,11 @@ pub fn export(
 ) -> Result<Exported, ExportError> {
     let mut built = built.clone();
     built.epoch = output.epoch.or(built.epoch);
+    if output.takes == Reach::Everywhere {
+        for image in &mut built.images {
+            image.claims.retain(|claim| claim.reach == Reach::Everywhere);
+        }
+    }
     // as buildx has it, `-t` counts more than `name=`
     if built.names.is_empty() {
         built.names.clone_from(&output.names);

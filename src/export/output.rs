@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::annotation::Annotation;
+use super::attestation::{AttestationForm, Reach};
 use super::files::FileOptions;
 use super::push::PushBy;
 use crate::image::Dialect;
@@ -28,6 +29,8 @@ pub struct Output {
     pub push: Option<Push>,
     /// How plain files are written.
     pub files: FileOptions,
+    /// `attestation-inline=`: whether this takes statements that are for images in a registry.
+    pub takes: Reach,
 }
 
 /// `push=`, and what goes with it.
@@ -94,6 +97,8 @@ pub struct LayerOptions {
     pub times: FileTimes,
     /// `oci-mediatypes=`.
     pub dialect: Dialect,
+    /// `oci-artifact=`.
+    pub attestations: AttestationForm,
 }
 
 /// `force-compression=`.
@@ -126,11 +131,13 @@ impl Output {
                 scope: Scope::Own,
                 times: FileTimes::Keep,
                 dialect: Dialect::Oci,
+                attestations: AttestationForm::Artifact,
             },
             epoch: None,
             annotations: Vec::new(),
             push: None,
             files: FileOptions::default(),
+            takes: Reach::Inline,
         }
     }
 

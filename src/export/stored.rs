@@ -89,9 +89,10 @@ fn image(store: &Store, entry: &Descriptor) -> Result<(Image, bool), ExportError
 fn attestation(store: &Store, entry: &Descriptor) -> Result<Attestation, ExportError> {
     let bytes = store.read_blob(&entry.digest)?;
     let manifest: Manifest = parse("attestation", &bytes)?;
+    let config = store.read_blob(&manifest.config.digest)?;
     let statement = |layer: &Descriptor| Ok((layer.digest, store.read_blob(&layer.digest)?));
     let statements = manifest.layers.iter().map(statement).collect::<Result<_, StoreError>>()?;
-    Ok(Attestation { descriptor: entry.clone(), manifest: bytes, statements })
+    Ok(Attestation { descriptor: entry.clone(), config, manifest: bytes, statements })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(document: &'static str, bytes: &[u8]) -> Result<T, ExportError> {

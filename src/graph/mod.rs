@@ -45,6 +45,8 @@ pub struct Origin {
     pub name: String,
     /// The instruction.
     pub place: Option<(Source, Span)>,
+    /// Further instructions that say the same.
+    pub other_places: Vec<(Source, Span)>,
     /// The stage's name, or its number if it has none.
     pub stage: String,
     /// What progress calls the stage; empty when there is only one.
@@ -105,7 +107,7 @@ impl Graph {
         Graph::default()
     }
 
-    /// Adds a step, or finds the equal one that is there already (the first one's origin stays).
+    /// Adds a step, or finds the equal one that is there already (the first one's origin stays, and learns of the other's place).
     pub fn add(&mut self, op: Op, inputs: &[StepIndex], origin: Origin) -> StepIndex {
         let mut hasher = Hasher::new();
         hasher.field(&serde_json::to_vec(&op).expect("ops hold only maps with string keys"));
@@ -114,6 +116,13 @@ impl Graph {
         }
         let id = StepId(hasher.finish());
         if let Some(index) = self.by_id.get(&id) {
+            let known = &mut self.steps[*index].origin;
+            let places = origin.place.into_iter().chain(origin.other_places);
+            for place in places {
+                if known.place.as_ref() != Some(&place) && !known.other_places.contains(&place) {
+                    known.other_places.push(place);
+                }
+            }
             return *index;
         }
         let index = self.steps.add_node(Step { id, op, origin });

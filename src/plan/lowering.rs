@@ -8,7 +8,7 @@ use super::stages::{BaseKind, Command, Node, Stages};
 use super::{Base, Bases, Draft, DraftHistory, ImageLocation, Lowered, Options, checks, outline, path, words};
 use crate::diagnostic::{Diagnostic, Source, Span};
 use crate::dockerfile::{Dockerfile, InstructionKind, Word};
-use crate::graph::{ContextOp, CopyOp, CopySource, Graph, ImageOp, Limits, Op, Origin, StepIndex, Unpack, Words};
+use crate::graph::{ContextOp, CopyOp, CopySource, Graph, ImageOp, Op, Origin, StepIndex, Unpack};
 use crate::image::{ContainerConfig, History, ImageConfig, RootFs};
 use crate::reference::Platform;
 
@@ -445,8 +445,7 @@ impl StageLowering<'_, '_> {
             place: Some((command.source.clone(), command.instruction().span)),
             stage: self.lowering.stages.stage_name(self.index),
             stage_label: self.lowering.stages.nodes[self.index].label.clone(),
-            words: Words::default(),
-            limits: Limits::default(),
+            ..Origin::default()
         }
     }
 

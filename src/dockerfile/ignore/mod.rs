@@ -118,6 +118,13 @@ impl Patterns {
         self.places.as_ref().map(|(source, _)| source.name())
     }
 
+    /// The patterns as the file has them, in order, without a `/` in front.
+    pub fn texts(&self) -> Vec<String> {
+        let Some((source, spans)) = &self.places else { return Vec::new() };
+        let texts = spans.iter().filter_map(|span| source.text().get(span.start..span.end));
+        texts.map(|text| text.strip_prefix('/').unwrap_or(text).to_owned()).collect()
+    }
+
     /// Whether nothing is ever ignored.
     pub fn is_empty(&self) -> bool {
         self.patterns.is_empty()
