@@ -110,6 +110,19 @@ fn a_mounted_file_changed_and_the_result_did_not() {
 }
 
 #[test]
+fn what_a_cache_mount_begins_with_changed() {
+    let run = "RUN --mount=type=cache,target=/c,from=seed,source=/src cat /c/main.c > /a";
+    let space = built(&format!("FROM busybox AS seed\nCOPY . /\nFROM busybox\n{run}\n"));
+    space.write("ctx/beside", "not mounted\n");
+    let told = explained(&space, &[]);
+    assert!(told.contains("COPY . /") && !told.contains(run), "only the copy runs again: {told}");
+    space.write("ctx/src/main.c", "three\n");
+    let expected = format!("{run}\n    ran\n      because the files that the cache mounted at `/c` begins with changed\n");
+    let told = explained(&space, &[]);
+    assert!(told.contains(&expected), "{told}");
+}
+
+#[test]
 fn the_base_image_moved() {
     let space = Space::with_busybox();
     let base = |text: &str| {

@@ -190,13 +190,16 @@ fn mounts(former: &[(String, String)], now: &[(String, String)], told: &mut Vec<
         mounts
     };
     let (before, after) = (split(former), split(now));
-    let content = |parts: &[(String, String)]| parts.iter().find(|(name, _)| name == "bind content").cloned();
-    let secret = |parts: &[(String, String)]| parts.iter().find(|(name, _)| name == "secret value").cloned();
+    let part = |wanted: &str, parts: &[(String, String)]| parts.iter().find(|(name, _)| name == wanted).cloned();
+    let differs = |wanted: &str, old: &[(String, String)], new: &[(String, String)]| part(wanted, old) != part(wanted, new);
     for (target, parts) in &after {
         match before.get(target) {
             None => told.push(format!("the mount at `{target}` is new")),
-            Some(old) if secret(old) != secret(parts) => told.push(format!("the secret mounted at `{target}` changed")),
-            Some(old) if content(old) != content(parts) => told.push(format!("the files mounted at `{target}` changed")),
+            Some(old) if differs("secret value", old, parts) => told.push(format!("the secret mounted at `{target}` changed")),
+            Some(old) if differs("bind content", old, parts) => told.push(format!("the files mounted at `{target}` changed")),
+            Some(old) if differs("cache seed", old, parts) => {
+                told.push(format!("the files that the cache mounted at `{target}` begins with changed"));
+            }
             Some(old) if old != parts => told.push(format!("the options of the mount at `{target}` changed")),
             Some(_) => {}
         }

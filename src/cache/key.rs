@@ -31,7 +31,7 @@ impl KeySink for HashSink {
 }
 
 /// The parts that are no text.
-const BINARY: &[&str] = &["layers", "content", "bind content", "secret value", "shm size", "tmpfs"];
+const BINARY: &[&str] = &["layers", "content", "bind content", "cache seed", "secret value", "shm size", "tmpfs"];
 
 /// Keeps the parts as text, those that are none as hexadecimal digits.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -52,7 +52,8 @@ impl KeySink for ListSink {
 pub const VERSION: &[u8] = b"croze-key-2";
 
 /// The parts of a command's key. `parents` is the stack it runs on, bottom first; `mounted` the content of each bind mount's
-/// source, in the order of `op.mounts`, the keyed digest of a secret that is to take part, `None` for other mounts.
+/// source and of what a cache mount begins with, in the order of `op.mounts`, the keyed digest of a secret that is to take part,
+/// `None` for other mounts.
 ///
 /// Not in it, as in BuildKit: proxy variables, addresses of extra hosts, secret values, identity and sharing of cache mounts.
 pub fn exec(op: &ExecOp, parents: &[DiffId], mounted: &[Option<ContentDigest>], sink: &mut dyn KeySink) {
@@ -124,7 +125,12 @@ fn mount(mount: &Mount, content: Option<ContentDigest>, sink: &mut dyn KeySink) 
                 sink.part("bind content", content.0.as_bytes());
             }
         }
-        MountKind::Cache { .. } => sink.part("cache", b""),
+        MountKind::Cache { .. } => {
+            sink.part("cache", b"");
+            if let Some(content) = content {
+                sink.part("cache seed", content.0.as_bytes());
+            }
+        }
         MountKind::Tmpfs { size_bytes } => sink.part("tmpfs", &size_bytes.unwrap_or(0).to_le_bytes()),
         MountKind::Secret { id, required, env, file, uid, gid, mode } => {
             sink.part("secret", id.as_bytes());

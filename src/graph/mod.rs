@@ -406,6 +406,17 @@ pub enum MountKind {
     },
 }
 
+impl MountKind {
+    /// What it reads of the step's inputs: the number of one and a path in it.
+    pub fn read(&self) -> Option<(usize, &str)> {
+        match self {
+            MountKind::Bind { input, source, .. } => Some((*input, source)),
+            MountKind::Cache { seed, .. } => seed.as_ref().map(|(input, source)| (*input, source.as_str())),
+            MountKind::Tmpfs { .. } | MountKind::Secret { .. } | MountKind::Ssh { .. } => None,
+        }
+    }
+}
+
 /// Who may use a cache mount at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Sharing {

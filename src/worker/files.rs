@@ -326,19 +326,19 @@ impl LocalWorker {
     pub(super) async fn mounted_content(&self, op: &ExecOp, inputs: &[Output]) -> Result<Vec<Option<ContentDigest>>, WorkError> {
         let mut contents = Vec::with_capacity(op.mounts.len());
         for mount in &op.mounts {
-            let MountKind::Bind { input, source, .. } = &mount.kind else {
+            let Some((input, source)) = mount.kind.read() else {
                 contents.push(self.secret_content(mount)?);
                 continue;
             };
-            let memo = memo_key(b"mount", source.as_bytes(), &inputs[*input..=*input]);
+            let memo = memo_key(b"mount", source.as_bytes(), &inputs[input..=input]);
             if let Some(key) = &memo
                 && let Some(digest) = self.recalled(key)?
             {
                 contents.push(Some(ContentDigest(digest)));
                 continue;
             }
-            let _turn = self.turn(&inputs[*input..=*input]).await?;
-            let readable = match &inputs[*input] {
+            let _turn = self.turn(&inputs[input..=input]).await?;
+            let readable = match &inputs[input] {
                 Output::Stack(stack) => Readable::View(self.view(stack).await?),
                 Output::Context(context) => Readable::Context(context.clone()),
                 Output::Download(_) => unreachable!("the plan mounts file systems and contexts"),
@@ -347,7 +347,8 @@ impl LocalWorker {
             let content = task::blocking(move || -> Result<ContentDigest, WorkError> {
                 let tree = readable.tree().expect("only trees are mounted");
                 let found = resolve(tree, &source, Last::Follow)?;
-                if found.meta.is_none() {
+                // nothing at all still has a root
+                if found.meta.is_none() && !source.is_root() {
                     return Err(WorkError::Mount { target, reason: format!("`{source}` not found in what is mounted") });
                 }
                 let content = with_digests(&readable, |digests| content_digest(tree, digests, &found.path))?;
@@ -410,12 +411,9 @@ impl LocalWorker {
         let trees = self.trees(&task.parent).await?;
         let mut mounted_trees = Vec::with_capacity(op.mounts.len());
         for mount in &op.mounts {
-            mounted_trees.push(match &mount.kind {
-                MountKind::Bind { input, source, .. } => Some(self.mount_tree(&task.inputs[*input], source).await?),
-                MountKind::Cache { seed: Some((input, source)), .. } => {
-                    Some(self.mount_tree(&task.inputs[*input], source).await?)
-                }
-                _ => None,
+            mounted_trees.push(match mount.kind.read() {
+                Some((input, source)) => Some(self.mount_tree(&task.inputs[input], source).await?),
+                None => None,
             });
         }
         self.start(op, self.shared.numbers.get(&task.index).copied()).await?;

@@ -157,8 +157,9 @@ fn bind(
     mounted: &mut Mounted,
 ) -> Result<sandbox::MountKind, WorkError> {
     let view = View::new(trees.to_vec())?;
-    let found = resolve(&view, &TreePath::clean(source.as_bytes()), Last::Follow)?;
-    if found.meta.is_none() {
+    let path = TreePath::clean(source.as_bytes());
+    let found = resolve(&view, &path, Last::Follow)?;
+    if found.meta.is_none() && !path.is_root() {
         let reason = format!("`{source}` not found in what is mounted");
         return Err(WorkError::Mount { target: mount.target.clone(), reason });
     }
