@@ -4,7 +4,6 @@ use super::arguments::{Context, Parsed, at_least_one, command, exactly_one, list
 use super::ast::{
     ArgDeclaration, Command, Heredoc, InstructionKind, Pair, Run, RunNetwork, RunSecurity, Transfer, TransferSource,
 };
-use super::expand;
 use super::flags::Flags;
 use super::healthcheck;
 use super::heredoc;
@@ -190,7 +189,7 @@ fn arguments(name: Span, args: Text<'_>, cx: &mut Context<'_>) -> Option<Vec<Arg
 fn declaration(word: &QuotedWord<'_>, cx: &mut Context<'_>) -> Option<ArgDeclaration> {
     let Some((key, value)) = split_pair(word) else {
         return Some(ArgDeclaration {
-            name: arg_name(word.spanned(), cx)?,
+            name: arg_name(word.spanned(), cx),
             default: None,
             span: word.written.span(),
             description: None,
@@ -200,21 +199,19 @@ fn declaration(word: &QuotedWord<'_>, cx: &mut Context<'_>) -> Option<ArgDeclara
         blank_name(Keyword::Arg, word, cx);
         return None;
     }
-    Some(ArgDeclaration { name: arg_name(key, cx)?, default: Some(value), span: word.written.span(), description: None })
+    Some(ArgDeclaration { name: arg_name(key, cx), default: Some(value), span: word.written.span(), description: None })
 }
 
-/// The name of an ARG without quotes and escapes; a name with variables in it is taken as written.
-fn arg_name(key: Spanned<String>, cx: &mut Context<'_>) -> Option<Spanned<String>> {
-    if key.value.contains('$') {
-        return Some(key);
+/// The name of an `ARG`, taken as it is written: neither quotes nor variables mean anything in it.
+fn arg_name(key: Spanned<String>, cx: &mut Context<'_>) -> Spanned<String> {
+    let quotes = |quote| key.value.matches(quote).count();
+    // one that stays open is an error of the value
+    if quotes('"') + quotes('\'') > 0 && quotes('"') % 2 == 0 && quotes('\'') % 2 == 0 {
+        let message = format!("the quotes are a part of the name `{}`, which no variable can have", key.value);
+        let warning = Diagnostic::warning("quoted-name", message, cx.source, key.span);
+        cx.report(warning.help("quote the value alone: `ARG name=\"value\"`"));
     }
-    match expand::word(&key.value, cx.escape, &()) {
-        Ok(expanded) => Some(Spanned::new(expanded.text, key.span)),
-        Err(error) => {
-            cx.error("expand", error.message, key.span);
-            None
-        }
-    }
+    key
 }
 
 fn blank_name(keyword: Keyword, word: &QuotedWord<'_>, cx: &mut Context<'_>) {

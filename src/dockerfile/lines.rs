@@ -62,6 +62,11 @@ impl<'a> Text<'a> {
         Text { line: self.line, start: self.start + start, end: self.start + end }
     }
 
+    /// This and what is behind it in its logical line, blanks at its end included.
+    pub(super) fn to_line_end(self) -> Text<'a> {
+        Text { end: self.line.text.len(), ..self }
+    }
+
     pub(super) fn rest(self, start: usize) -> Text<'a> {
         self.slice(start, self.end - self.start)
     }

@@ -10,7 +10,8 @@ use crate::diagnostic::{Diagnostic, Severity, Span, Spanned};
 /// Reads any instruction.
 type Reader = fn(Parsed<'_>, &mut Context<'_>) -> Option<InstructionKind>;
 
-/// The trigger: the rest of the instruction and, on lines of their own, the bodies and terminators of its heredocs.
+/// The trigger: the rest of the instruction as it is written, blanks at its end included, and, on lines of their own, the
+/// bodies and terminators of its heredocs.
 ///
 /// BuildKit checks little of it before a child image runs it. What would fail only there is a warning here; `read` finds it.
 pub(super) fn parse(
@@ -66,7 +67,7 @@ fn check(parsed: Parsed<'_>, read: Reader, cx: &mut Context<'_>) {
 }
 
 fn trigger(args: Text<'_>, heredocs: &[Heredoc]) -> Spanned<String> {
-    let mut text = args.spanned();
+    let mut text = Spanned::new(args.to_line_end().as_str().to_owned(), args.span());
     for heredoc in heredocs {
         text.value.push('\n');
         text.value.push_str(&heredoc.raw_body);

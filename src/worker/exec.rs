@@ -157,7 +157,9 @@ pub(super) fn plan(
     let mut env = op.env.clone();
     env.extend(op.proxy_env.iter().cloned());
     env.extend(mount_env);
-    if !env.iter().any(|variable| variable.starts_with("HOME=")) {
+    // runc takes an empty `HOME` for none
+    if !env.iter().any(|variable| variable.starts_with("HOME=") && variable != "HOME=") {
+        env.retain(|variable| variable != "HOME=");
         env.push(format!("HOME={}", identity.home));
     }
     if owners_are_notes() && !env.iter().any(|variable| variable.starts_with("APT_CONFIG=")) {
