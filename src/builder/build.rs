@@ -341,7 +341,7 @@ impl Build {
         if !imports.is_empty() {
             cache = cache.with(imports.clone());
         }
-        let events = self.events(&graph, &numbers, &imports);
+        let events = self.events(&graph, &numbers);
         let mut ahead = Ahead { steps: graph.stacked(&targets), forms: outputs.forms(epoch), ..Ahead::default() };
         targets.extend(images.iter().filter_map(|image| image.scan));
         let told = self.request.leaves_cache().then(|| Arc::new(Mutex::new(Answers::default())));
@@ -385,6 +385,7 @@ impl Build {
             processors,
             cancel: self.cancel.clone(),
         };
+        let mut damaged = HashSet::new();
         let (worker, ran, fetched) = loop {
             let (stop, stopped) = watch::channel(false);
             let shared = Shared { cancel: stopped, ..shared.clone() };
@@ -412,15 +413,18 @@ impl Build {
                 (Err(Failure::Step { error, .. }), _) | (_, Err(error)) => Some(error),
                 _ => None,
             };
-            match error.filter(|error| !worker.is_final(error)) {
-                // what the caches lack or spoil is made here; the steps that have ended are not run again
-                Some(error) => {
-                    let step = self.reporter.announce("doing without a part of the cache".to_owned());
-                    self.reporter.done(step, Some(with_causes(error)));
-                    cache.begin_anew();
-                }
+            // what the caches lack or spoil is made here, and so is what was damaged in the store; the steps that have ended are
+            // not run again
+            let what = match error.filter(|error| !worker.is_final(error)) {
+                // it is damaged as soon as it is made: the disk, or our own mistake
+                Some(WorkError::LayerDamaged(diff_id)) if !damaged.insert(*diff_id) => break (worker, ran, fetched),
+                Some(WorkError::LayerDamaged(_)) => "mending the store",
+                Some(_) => "doing without a part of the cache",
                 None => break (worker, ran, fetched),
-            }
+            };
+            let step = self.reporter.announce(what.to_owned());
+            self.reporter.done(step, error.map(|error| with_causes(error)));
+            cache.begin_anew();
         };
         for context in contexts {
             // losing the index costs reading the files again next time, no more
@@ -459,11 +463,8 @@ impl Build {
         Ok(Ran { product: super::output::Product { images: built, epoch, imports, delivered }, summary, leaving })
     }
 
-    /// Who is told of steps: a build with caches may look at its steps more than once.
-    fn events(&self, graph: &Graph, numbers: &HashMap<StepIndex, StepNumber>, imports: &Imports) -> Arc<dyn EventSink> {
-        if imports.is_empty() {
-            return self.reporter.events.clone();
-        }
+    /// Who is told of steps: a build with caches, or in a damaged store, may look at its steps more than once.
+    fn events(&self, graph: &Graph, numbers: &HashMap<StepIndex, StepNumber>) -> Arc<dyn EventSink> {
         let names = numbers.iter().map(|(index, number)| (*number, graph.step(*index).origin.name.clone())).collect();
         Arc::new(Retold::new(self.reporter.clone(), names))
     }

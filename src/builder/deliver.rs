@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::build::Build;
 use super::output::{PushTarget, Wanted};
-use crate::digest::DiffId;
+use crate::digest::{DiffId, Digest};
 use crate::image::Descriptor;
 use crate::layer::{Compression, Form};
 use crate::reference::ImageRef;
@@ -43,7 +43,7 @@ impl Build {
     /// A layer cannot be had, or this build is to stop.
     pub(super) async fn provide_layers(
         &self,
-        worker: &LocalWorker,
+        worker: &Arc<LocalWorker>,
         imports: &Arc<Imports>,
         outputs: &[Output],
         (wanted, epoch): (&Wanted, Option<i64>),
@@ -56,15 +56,19 @@ impl Build {
                 && let Some(absent) = self.absent(worker, imports, &stacks, &targets)?
             {
                 match self.deliver(imports, absent, &targets).await {
-                    Ok(delivered) => return Ok(delivered),
+                    Ok(delivered) => {
+                        self.prove_layers(worker, &stacks, &delivered, (wanted, epoch)).await?;
+                        return Ok(delivered);
+                    }
                     Err(error) if error.is_mended_without_cache() => return Err(error.into()),
                     // it is told by the push itself, which finds the same
                     Err(_) => {}
                 }
             }
-            for stack in stacks {
+            for stack in &stacks {
                 worker.fetch_missing(stack).await?;
             }
+            self.prove_layers(worker, &stacks, &Delivered::new(), (wanted, epoch)).await?;
             Ok(Delivered::new())
         };
         tokio::select! {
@@ -162,19 +166,28 @@ async fn bring(store: &Store, client: &Client, imports: &Imports, layer: &Absent
     let Absent { diff_id, blob, base, .. } = layer;
     match base {
         None => imports.fetch_blob(store, diff_id).await?,
-        Some(image_ref) => {
-            let (blocking_store, digest) = (store.clone(), blob.digest);
-            let keep = move |reader: &mut crate::registry::BlobReader| {
-                let mut writer = blocking_store.blob_writer()?;
-                let path = blocking_store.blob_path(&digest);
-                std::io::copy(reader, &mut writer).map_err(|source| StoreError::Io { action: "write", path, source })?;
-                writer.finish(Some(digest))?;
-                Ok::<(), TravelError>(())
-            };
-            client.fetch_blob(image_ref, blob.digest, blob.size_bytes, keep).await?;
-        }
+        Some(image_ref) => bring_base(store, client, image_ref, blob.digest, blob.size_bytes).await?,
     }
     Ok(store.blob_path(&blob.digest))
+}
+
+/// Fetches the blob of a base image's layer.
+pub(super) async fn bring_base(
+    store: &Store,
+    client: &Client,
+    image_ref: &ImageRef,
+    digest: Digest,
+    size_bytes: u64,
+) -> Result<(), TravelError> {
+    let store = store.clone();
+    let keep = move |reader: &mut crate::registry::BlobReader| {
+        let mut writer = store.blob_writer()?;
+        let path = store.blob_path(&digest);
+        std::io::copy(reader, &mut writer).map_err(|source| StoreError::Io { action: "write", path, source })?;
+        writer.finish(Some(digest))?;
+        Ok::<(), TravelError>(())
+    };
+    client.fetch_blob(image_ref, digest, size_bytes, keep).await
 }
 
 /// Whether a blob is what a push would make of its layer.

@@ -37,6 +37,9 @@ pub fn check(store: &Store) -> Result<Checked, BuildError> {
 }
 
 fn check_store(store: &Store, checked: &mut Checked) -> Result<(), StoreError> {
+    if store.was_mended() {
+        checked.faults.push("the file `version` was damaged and is written anew".to_owned());
+    }
     let mut sound = Vec::new();
     for (digest, path) in store.named_by_digest("blobs/sha256")? {
         // it may have been dropped meanwhile
@@ -67,7 +70,7 @@ fn check_store(store: &Store, checked: &mut Checked) -> Result<(), StoreError> {
             Some(Err(_)) => Some("cannot be read"),
         };
         if let Some(fault) = fault {
-            store.drop_layer(&diff_id)?;
+            store.drop_damaged_layer(&diff_id)?;
             checked.faults.push(format!("layer {digest} {fault} and is dropped"));
         }
     }

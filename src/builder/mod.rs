@@ -54,6 +54,7 @@ pub mod lock;
 mod options;
 mod output;
 mod preflight;
+mod prove;
 pub mod registry;
 mod remote;
 mod report;

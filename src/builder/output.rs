@@ -85,6 +85,11 @@ impl Wanted {
         Some(targets)
     }
 
+    /// Whether an output writes blobs as they are, rather than handing them to a registry.
+    pub fn write_blobs_here(&self) -> bool {
+        self.outputs.iter().any(|output| output.push.is_none() && output.form(None).is_some())
+    }
+
     /// Whether an output writes the files themselves.
     pub fn want_files(&self) -> bool {
         self.outputs.iter().any(|output| matches!(output.kind, OutputKind::Files(_) | OutputKind::FilesArchive(_)))

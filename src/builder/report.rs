@@ -55,6 +55,7 @@ pub fn step_error(error: &WorkError, step: Option<&Step>) -> BuildError {
         WorkError::Travel(error) => (travel_kind(error), "cache-failed"),
         WorkError::Canceled => (ErrorKind::Interrupted, "canceled"),
         WorkError::LayerGone(_)
+        | WorkError::LayerDamaged(_)
         | WorkError::DiskFilled { .. }
         | WorkError::Sandbox(_)
         | WorkError::ControlGroup(_)

@@ -1,9 +1,5 @@
 //! Which blobs an image's layers become for an output.
 
-use std::num::NonZero;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::annotation::{self, Annotation, Place};
 use super::output::{FileTimes, LayerOptions, Scope};
 use super::{Artifact, Built, BuiltImage, BuiltLayer, ExportError, LayerOrigin, Output};
@@ -40,7 +36,7 @@ pub(super) fn compressed(
     annotations: &[Annotation],
 ) -> Result<Artifact, ExportError> {
     let image = |image: &BuiltImage| {
-        let layers = in_parallel(&image.layers, |layer| blob(layer, store, options, built.epoch))?;
+        let layers = layer::each(&image.layers, |layer| blob(layer, store, options, built.epoch))?;
         Ok(assemble(&annotated(built, &image.draft, annotations, options.dialect), &layers, built.epoch))
     };
     let images = built.images.iter().map(image).collect::<Result<_, ExportError>>()?;
@@ -110,47 +106,9 @@ fn in_dialect(descriptor: &Descriptor, dialect: Dialect) -> Descriptor {
     Descriptor { media_type, platform: None, ..descriptor.clone() }
 }
 
-/// `work` on every item, on as many threads as there are cores; results in order, or the first error in order.
-fn in_parallel<T: Sync, R: Send, E: Send>(items: &[T], work: impl Fn(&T) -> Result<R, E> + Sync) -> Result<Vec<R>, E> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(items.len());
-    if threads <= 1 {
-        return items.iter().map(work).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::with_capacity(items.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some((index, item)) = {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    items.get(index).map(|item| (index, item))
-                } {
-                    let result = work(item);
-                    if result.is_err() {
-                        // nobody needs the rest
-                        next.store(items.len(), Ordering::Relaxed);
-                    }
-                    results.lock().expect("no thread panics while it holds the lock").push((index, result));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().expect("a panic of a thread went on at the end of the scope");
-    results.sort_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parallel_results_keep_their_order() {
-        let items: Vec<usize> = (0..100).collect();
-        assert_eq!(in_parallel(&items, |item| Ok::<_, ()>(item * 2)), Ok((0..100).map(|item| item * 2).collect()));
-        assert_eq!(in_parallel(&items, |item| if *item == 7 { Err(*item) } else { Ok(()) }), Err(7));
-        assert_eq!(in_parallel(&[] as &[usize], |item| Ok::<_, ()>(*item)), Ok(vec![]));
-    }
 
     #[test]
     fn docker_s_types_become_oci_s() {

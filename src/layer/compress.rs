@@ -16,6 +16,7 @@ use super::LayerError;
 use super::estargz;
 use super::packed::write_layer;
 use super::pipeline::{Sink, ordered};
+use super::proof::condemn;
 use crate::digest::{CacheKey, DiffId, Digest, Hasher};
 use crate::image::media_type;
 use crate::store::{Store, StoreError, Variant};
@@ -158,15 +159,19 @@ impl Compression {
 /// format that adds to the tar it names all plain bytes.
 ///
 /// # Errors
-/// `Missing` if the store has no such layer; `WrongContent` if its tree no longer gives the tar it is named by, or came from
-/// a tar in another dialect (its blob is the one to use).
+/// `Missing` if the store has no such layer; `WrongContent` if its tree no longer gives the tar it is named by, and is dropped, or
+/// came from a tar in another dialect (its blob is the one to use).
 pub fn compressed(
     store: &Store,
     diff_id: &DiffId,
     encoding: impl Into<Encoding>,
     epoch: Option<i64>,
 ) -> Result<Variant, LayerError> {
-    made(store, diff_id, encoding.into(), epoch, |out| Ok(write_layer(store, diff_id, epoch, out)?.diff_id))
+    let made = made(store, diff_id, encoding.into(), epoch, |out| Ok(write_layer(store, diff_id, epoch, out)?.diff_id));
+    if let Err(LayerError::WrongContent { .. }) = made {
+        condemn(store, diff_id)?;
+    }
+    made
 }
 
 /// The same from another blob of the layer: a tree that was unpacked from another builder's tar need not give that tar again.

@@ -240,7 +240,16 @@ pub(super) fn write_layer(
     out: &mut dyn Write,
 ) -> Result<TarSummary, LayerError> {
     let (tar, layer) = match open(store, diff_id)?.ok_or(LayerError::Missing { diff_id: *diff_id })? {
-        (Opened::Tree(tree), _) => return write_tar(&tree, epoch, out),
+        (Opened::Tree(tree), layer) => {
+            let found = write_tar(&tree, epoch, out)?;
+            // with other times it is another tar; what it holds is known of layers that were made here
+            let is_named_after_tar = layer.record.content.0 == diff_id.0;
+            if epoch.is_some() && !is_named_after_tar && found.content != layer.record.content {
+                store.drop_damaged_layer(diff_id)?;
+                return Err(LayerError::WrongContent { expected: *diff_id, found: DiffId(found.content.0) });
+            }
+            return Ok(found);
+        }
         (Opened::Tar(tar), layer) => (tar, layer),
     };
     if epoch.is_some() {

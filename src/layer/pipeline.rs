@@ -5,6 +5,7 @@
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -69,6 +70,36 @@ pub fn ordered<T: Send, U: Send, E>(
     })
 }
 
+/// `work` on every item, on as many threads as there are cores; results in order, or the first error in order.
+pub fn each<T: Sync, R: Send, E: Send>(items: &[T], work: impl Fn(&T) -> Result<R, E> + Sync) -> Result<Vec<R>, E> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(items.len());
+    if threads <= 1 {
+        return items.iter().map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::with_capacity(items.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((index, item)) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    items.get(index).map(|item| (index, item))
+                } {
+                    let result = work(item);
+                    if result.is_err() {
+                        // nobody needs the rest
+                        next.store(items.len(), Ordering::Relaxed);
+                    }
+                    results.lock().expect("no thread panics while it holds the lock").push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().expect("a panic of a thread went on at the end of the scope");
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 /// The next item; `None` when there are no more.
 fn take<T>(todo: &Mutex<Receiver<T>>) -> Option<T> {
     todo.lock().ok()?.recv().ok()
@@ -94,6 +125,14 @@ mod tests {
         });
         let expected: Vec<u32> = (0..500).flat_map(|item| (0..item % 7).map(move |part| item * 10 + part)).collect();
         assert_eq!((done, seen), (Ok(()), expected));
+    }
+
+    #[test]
+    fn parallel_results_keep_their_order() {
+        let items: Vec<usize> = (0..100).collect();
+        assert_eq!(each(&items, |item| Ok::<_, ()>(item * 2)), Ok((0..100).map(|item| item * 2).collect()));
+        assert_eq!(each(&items, |item| if *item == 7 { Err(*item) } else { Ok(()) }), Err(7));
+        assert_eq!(each(&[] as &[usize], |item| Ok::<_, ()>(*item)), Ok(vec![]));
     }
 
     #[test]

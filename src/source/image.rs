@@ -95,7 +95,15 @@ pub async fn resolve(
 ) -> Result<ResolvedImage, SourceError> {
     let lookup = Lookup { store, client, image_ref, platform };
     let mut incomplete = None;
-    if let Some((root, answered_by)) = lookup.known_root(policy).await? {
+    let known = match lookup.known_root(policy).await {
+        // the registry may have what the name stood for
+        Err(error @ SourceError::Store(StoreError::DamagedName { .. })) => {
+            incomplete = Some(error);
+            None
+        }
+        known => known?,
+    };
+    if let Some((root, answered_by)) = known {
         match lookup.stored_image(&root, answered_by).await {
             Ok(Some(image)) => return Ok(image),
             Ok(None) => {}

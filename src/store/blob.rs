@@ -1,12 +1,14 @@
 //! Blobs: files named by the SHA-256 of their bytes.
 
+use std::collections::HashSet;
 use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::temp::TempFile;
 use super::{Store, StoreError, read_if_there};
-use crate::digest::{Digest, HashingWriter};
+use crate::digest::{Digest, HashingReader, HashingWriter};
 
 /// Big enough that a layer costs few system calls.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -42,6 +44,7 @@ impl BlobWriter {
             return Err(StoreError::Mismatch { expected, found: digest });
         }
         self.temp.publish(&self.store.blob_path(&digest))?;
+        self.store.written().insert(digest);
         Ok((digest, size_bytes))
     }
 }
@@ -67,7 +70,9 @@ impl VerifiedBlob {
     /// Publishes the bytes as `digest`. Call it when they were proven to be that, and never before.
     pub fn finish(mut self, digest: &Digest) -> Result<(), StoreError> {
         self.file.flush().map_err(StoreError::io("write", self.temp.path()))?;
-        self.temp.publish(&self.store.blob_path(digest))
+        self.temp.publish(&self.store.blob_path(digest))?;
+        self.store.written().insert(*digest);
+        Ok(())
     }
 }
 
@@ -100,6 +105,39 @@ impl Store {
         }
         self.trash(&path)?;
         Err(StoreError::Damaged { digest: *digest, found })
+    }
+
+    /// Whether the blob is there and its bytes are those of its name; others are put aside. What this process itself has
+    /// written is not read again.
+    pub fn is_whole_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        if self.written().contains(digest) {
+            return Ok(self.blob_size(digest)?.is_some());
+        }
+        let path = self.blob_path(digest);
+        let file = match fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(StoreError::io("open", &path)(error)),
+        };
+        let mut reader = HashingReader::new(file);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(StoreError::io("read", &path)(error)),
+            }
+        }
+        if reader.finish().1 == *digest {
+            return Ok(true);
+        }
+        self.trash(&path)?;
+        Ok(false)
+    }
+
+    fn written(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.inner.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores small bytes; finding them there already is fine, finding others under their name repairs them.
@@ -167,6 +205,21 @@ mod tests {
         let error = store.read_blob(&digest).expect_err("damaged");
         assert!(error.to_string().contains(&digest.to_string()) && error.to_string().contains("put aside"), "{error}");
         assert!(matches!(store.read_blob(&digest), Err(StoreError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_blob_that_was_written_by_another_process_is_read_before_it_counts_as_whole() {
+        let (space, store) = store();
+        let mut writer = store.blob_writer().expect("writer");
+        writer.write_all(b"abc").expect("written");
+        let (digest, _) = writer.finish(None).expect("finished");
+        assert!(store.is_whole_blob(&digest).expect("asked"));
+        let other = Store::open(space.path()).expect("store");
+        assert!(other.is_whole_blob(&digest).expect("asked"));
+        fs::write(store.blob_path(&digest), b"abd").expect("damaged");
+        assert!(!other.is_whole_blob(&digest).expect("asked"));
+        assert!(!store.blob_path(&digest).exists(), "put aside");
+        assert!(!store.is_whole_blob(&digest).expect("asked"));
     }
 
     #[test]

@@ -136,6 +136,11 @@ impl Store {
         })
     }
 
+    /// Forgets all that is remembered: it is found out again.
+    pub(super) fn forget_memos(&self) -> Result<(), StoreError> {
+        self.inner.db.write(|transaction| transaction.execute("DELETE FROM memos", []).map(drop))
+    }
+
     /// The variant of a layer called `kind` (such as `gzip-6-1`, `epoch-123+gzip-6-1`), if its blob is there too.
     pub fn variant(&self, diff_id: &DiffId, kind: &str) -> Result<Option<Variant>, StoreError> {
         let value = self.memo(&variant_key(diff_id, kind))?;

@@ -12,7 +12,8 @@ use std::sync::{MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, read_if_there, read_with_time};
+use super::sum::{with_sum, without_sum};
+use super::{Store, StoreError, Touched, read_if_there, read_with_time, seal};
 use crate::digest::{CacheKey, ContentDigest, DiffId, Hasher};
 
 /// What is known of a layer beside its tree.
@@ -37,6 +38,10 @@ pub enum Kept {
 }
 
 impl Kept {
+    /// What a directory of files is called inside a layer's directory.
+    pub(super) const TREE: &str = "tree";
+    const PACKED: &str = "packed";
+
     fn path(&self) -> &Path {
         let (Kept::Tree(path) | Kept::Packed(path)) = self;
         path
@@ -45,8 +50,8 @@ impl Kept {
     /// What it is called inside a layer's directory.
     fn name(&self) -> &'static str {
         match self {
-            Kept::Tree(_) => "tree",
-            Kept::Packed(_) => "packed",
+            Kept::Tree(_) => Kept::TREE,
+            Kept::Packed(_) => Kept::PACKED,
         }
     }
 
@@ -99,6 +104,12 @@ struct RecordFile {
     boot: String,
 }
 
+impl RecordFile {
+    fn parse(bytes: &[u8]) -> Option<RecordFile> {
+        serde_json::from_slice(without_sum(bytes)?).ok()
+    }
+}
+
 /// An empty file beside the record of a layer that was written in an earlier boot and found whole.
 const PROVEN: &str = "proven";
 
@@ -127,7 +138,7 @@ impl Store {
         let place = self.layer_place(diff_id);
         let record_path = place.join("record");
         let Some((text, modified)) = read_with_time(&record_path)? else { return Ok(None) };
-        let found = serde_json::from_slice::<RecordFile>(&text).ok().filter(|file| file.record.diff_id == *diff_id);
+        let found = RecordFile::parse(&text).filter(|file| file.record.diff_id == *diff_id);
         match found.zip(kept_at(&place)) {
             Some((RecordFile { record, boot }, kept)) => {
                 if !self.note_use(&record_path, modified)? {
@@ -147,7 +158,7 @@ impl Store {
     /// The record of a layer, if it can be read; looking is no use of it.
     pub(super) fn layer_untouched(&self, diff_id: &DiffId) -> Result<Option<LayerRecord>, StoreError> {
         let text = read_if_there(&self.layer_place(diff_id).join("record"))?;
-        Ok(text.and_then(|text| serde_json::from_slice::<RecordFile>(&text).ok()).map(|file| file.record))
+        Ok(text.and_then(|text| RecordFile::parse(&text)).map(|file| file.record))
     }
 
     /// Notes that an unproven layer was read through and found whole: its bytes are on the disk.
@@ -163,6 +174,13 @@ impl Store {
         self.trash(&self.layer_place(diff_id))
     }
 
+    /// The same of a layer that may have been read since: what was learned from it is forgotten too, which costs finding it out
+    /// again.
+    pub fn drop_damaged_layer(&self, diff_id: &DiffId) -> Result<(), StoreError> {
+        self.drop_layer(diff_id)?;
+        self.forget_memos()
+    }
+
     /// Notes that a layer was pruned at this time, seconds since 1970, so that people can be told.
     pub fn note_pruned(&self, diff_id: &DiffId, at_secs: i64) -> Result<(), StoreError> {
         self.set_memo(&pruned_key(diff_id), &at_secs.to_le_bytes())
@@ -174,8 +192,9 @@ impl Store {
         Ok(value.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map(i64::from_le_bytes))
     }
 
-    /// Moves a finished layer into place with its record by one rename; if another process was faster, its layer is taken. A
-    /// tree takes the place of a tar.
+    /// Moves a finished layer into place with its record by one rename. A tree takes the place of a tar, and of a tree that
+    /// nobody can be using or that somebody has written to: this one is known to be right, and costs no more to keep than the
+    /// other. Otherwise the layer that is there is taken.
     ///
     /// `kept` lies in a [`Store::temp_dir`], so that nothing is copied.
     pub fn publish_layer(&self, kept: Kept, record: LayerRecord) -> Result<StoredLayer, StoreError> {
@@ -187,7 +206,10 @@ impl Store {
         let text = serde_json::to_vec(&file).expect("a record is plain data");
         let record = file.record;
         let record_path = bundle.path.join("record");
-        fs::write(&record_path, text).map_err(StoreError::io("write", &record_path))?;
+        if let Kept::Tree(_) = kept {
+            seal::seal(&bundle.path);
+        }
+        fs::write(&record_path, with_sum(text)).map_err(StoreError::io("write", &record_path))?;
         loop {
             match fs::rename(&bundle.path, &place) {
                 Ok(()) => return Ok(StoredLayer { kept: kept.inside(&place), record, soundness: Soundness::Sound }),
@@ -196,14 +218,16 @@ impl Store {
                     // and so it may in place of one that nobody has looked at since the machine started
                     match self.look_for_layer(&record.diff_id)? {
                         Some(StoredLayer { kept: Kept::Packed(_), .. }) if matches!(kept, Kept::Tree(_)) => {
-                            if exchange(&bundle.path, &place).is_err() {
-                                // a file system that cannot: for a moment the layer is absent, which is no worse than pruned
-                                self.trash(&place)?;
-                            } else {
-                                return Ok(StoredLayer { kept: kept.inside(&place), record, soundness: Soundness::Sound });
-                            }
+                            self.take_place(&bundle.path, &place)?;
+                            return Ok(StoredLayer { kept: kept.inside(&place), record, soundness: Soundness::Sound });
                         }
-                        Some(layer) if layer.soundness == Soundness::Sound => return Ok(layer),
+                        Some(layer) if layer.soundness == Soundness::Sound => {
+                            let is_of_files = matches!((&kept, &layer.kept), (Kept::Tree(_), Kept::Tree(_)));
+                            return Ok(match is_of_files && self.replace_tree(&record.diff_id, &bundle.path, &place)? {
+                                true => StoredLayer { kept: kept.inside(&place), record, soundness: Soundness::Sound },
+                                false => layer,
+                            });
+                        }
                         _ => self.trash(&place)?,
                     }
                 }
@@ -212,14 +236,42 @@ impl Store {
         }
     }
 
-    fn layer_place(&self, diff_id: &DiffId) -> PathBuf {
+    /// Puts the layer in `bundle` into the place of an equal one if nobody can miss that: this process has not looked it up and
+    /// no other uses the store, or its files are not what they were. Whether it did.
+    fn replace_tree(&self, diff_id: &DiffId, bundle: &Path, place: &Path) -> Result<bool, StoreError> {
+        {
+            // held until the end, so that nobody in this process looks it up meanwhile; the gate keeps out other processes
+            let seen = self.seen();
+            if !seen.contains_key(diff_id) {
+                let right = self.pruning()?;
+                if right.users <= 1 {
+                    return self.take_place(bundle, place).map(|()| true);
+                }
+            }
+        }
+        if self.touched(diff_id)? != Touched::Yes {
+            return Ok(false);
+        }
+        self.take_place(bundle, place).map(|()| true)
+    }
+
+    fn take_place(&self, bundle: &Path, place: &Path) -> Result<(), StoreError> {
+        if exchange(bundle, place).is_ok() {
+            return Ok(());
+        }
+        // a file system that cannot: for a moment the layer is absent, which is no worse than pruned
+        self.trash(place)?;
+        fs::rename(bundle, place).map_err(StoreError::io("create", place))
+    }
+
+    pub(super) fn layer_place(&self, diff_id: &DiffId) -> PathBuf {
         self.root().join("layers").join(diff_id.0.hex())
     }
 }
 
 /// What the directory of a layer holds.
 fn kept_at(place: &Path) -> Option<Kept> {
-    let (tree, packed) = (place.join("tree"), place.join("packed"));
+    let (tree, packed) = (place.join(Kept::TREE), place.join(Kept::PACKED));
     if tree.is_dir() {
         return Some(Kept::Tree(tree));
     }
@@ -273,12 +325,20 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_two_stays() {
+    fn of_two_equal_trees_the_first_stays_while_it_may_be_in_use() {
         let space = tempfile::tempdir().expect("space");
-        let store = Store::open(space.path()).expect("store");
-        publish(&store, "one");
-        let second = publish(&store, "two");
-        assert_eq!(fs::read_to_string(tree(&second).join("file")).expect("read"), "one");
+        let store = || Store::open(space.path()).expect("store");
+        let text = |layer: &StoredLayer| fs::read_to_string(tree(layer).join("file")).expect("read");
+        publish(&store(), "one");
+        assert_eq!(text(&publish(&store(), "two")), "two", "nobody uses the first");
+        let user = store();
+        user.layer(&record().diff_id).expect("asked").expect("there");
+        assert_eq!(text(&publish(&user, "three")), "two", "this process has looked it up");
+        let leases = [user.lease().expect("leased"), user.lease().expect("leased")];
+        assert_eq!(text(&publish(&store(), "four")), "two", "another process may have");
+        fs::write(tree(&publish(&store(), "four")).join("file"), "damaged").expect("written");
+        assert_eq!(text(&publish(&store(), "five")), "five", "the first is not what it was");
+        drop(leases);
     }
 
     #[test]
@@ -327,7 +387,8 @@ mod tests {
         assert_eq!(layer.soundness, Soundness::Sound);
         let path = tree(&layer).with_file_name("record");
         let text = fs::read_to_string(&path).expect("read").replace(store.inner.boot.id(), "an-earlier-one");
-        fs::write(&path, text).expect("write");
+        let (text, _sum) = text.split_once('\n').expect("two lines");
+        fs::write(&path, with_sum(text.into())).expect("write");
         let soundness = || store.layer(&record().diff_id).expect("asked").expect("there").soundness;
         assert_eq!(soundness(), Soundness::Unproven);
         store.layer_proven(&record().diff_id).expect("marked");

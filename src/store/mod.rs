@@ -10,6 +10,7 @@
 //! ROOT/layers/HEX/tree       a layer by diff_id, overlay-ready; or
 //! ROOT/layers/HEX/packed     its tar, until somebody needs the files
 //! ROOT/layers/HEX/record     LayerRecord as JSON, and the boot it was written in; HEX/ appears by one rename
+//! ROOT/layers/HEX/seal       what stat says of the tree: whether somebody has written to it ([`Touched`])
 //! ROOT/layers/HEX/proven     empty; the layer was found whole after the machine was started anew
 //! ROOT/names/HOST/REPO/:TAG  NameRecord as JSON; the colon keeps tags apart from deeper repositories
 //! ROOT/cache-mounts/HEX/     data/: contents of RUN --mount=type=cache; about: MountAbout as JSON
@@ -22,10 +23,10 @@
 //! ```
 //!
 //! No call here waits for a disk to become durable. What a power cut can take is recognised where it is read: blobs by their
-//! digest, the index by its structure and seals in its rows, layer records by their JSON; each is then dropped and made anew. A layer tree of an
-//! earlier boot is read through once before it is used ([`Soundness`]).
+//! digest, the index by its structure and sums in its rows, layer records and names by a sum behind their JSON; each is then
+//! dropped and made anew. A layer tree of an earlier boot is read through once before it is used ([`Soundness`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -49,7 +50,9 @@ mod lock;
 mod mounts;
 mod names;
 mod origin;
+mod seal;
 mod secret_key;
+mod sum;
 mod temp;
 mod usage;
 
@@ -61,6 +64,7 @@ pub use lease::{Lease, Pruning};
 pub use lock::StepLock;
 pub use mounts::MountAbout;
 pub use names::{NameCheck, NameOrigin, NameRecord};
+pub use seal::Touched;
 pub use temp::TempDir;
 pub use usage::{Usage, UsageKind};
 
@@ -141,12 +145,15 @@ pub struct Store {
 
 struct Inner {
     flavour: Flavour,
+    was_mended: bool,
     db: db::Db,
     /// This process's corner of `tmp/`, made when first needed: a build that finds everything cached writes nothing.
     scratch: OnceLock<temp::Scratch>,
     boot: boot::Boot,
     /// Layers that this process found whole, kept as files: nobody drops what a running command has looked at.
     seen: Mutex<HashMap<DiffId, StoredLayer>>,
+    /// Blobs that this process wrote.
+    written: Mutex<HashSet<Digest>>,
     root: PathBuf,
 }
 
@@ -157,11 +164,16 @@ impl Store {
     /// `Unusable` for a directory with other content, or a store of another version, owner or flavour.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
         let root = std::path::absolute(root).map_err(StoreError::io("find", root))?;
-        let flavour = format::open_or_create(&root)?;
+        let format::Opened { flavour, was_mended } = format::open_or_create(&root)?;
         let boot = boot::Boot::default();
         let db = db::Db::new(&root, boot.clone());
-        let (scratch, seen) = Default::default();
-        Ok(Store { inner: Arc::new(Inner { flavour, db, scratch, boot, seen, root }) })
+        let (scratch, seen, written) = Default::default();
+        Ok(Store { inner: Arc::new(Inner { flavour, was_mended, db, scratch, boot, seen, written, root }) })
+    }
+
+    /// Whether the file that says what the directory is was found damaged, and has been written anew.
+    pub fn was_mended(&self) -> bool {
+        self.inner.was_mended
     }
 
     /// The store's directory, absolute.

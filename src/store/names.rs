@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::sum::{with_sum, without_sum};
 use super::{Store, StoreError, read_if_there};
 use crate::digest::Digest;
 use crate::reference::ImageRef;
@@ -80,7 +81,7 @@ impl Store {
         let name = ImageRef { digest, ..image_ref.clone() }.canonical();
         let text = serde_json::to_vec(&NameFile { name, record: record.clone() }).expect("a record is plain data");
         let mut temp = self.temp_file()?;
-        temp.file.write_all(&text).map_err(StoreError::io("write", temp.path()))?;
+        temp.file.write_all(&with_sum(text)).map_err(StoreError::io("write", temp.path()))?;
         temp.publish(&path)
     }
 
@@ -169,7 +170,7 @@ fn component(text: &str) -> String {
 }
 
 fn parse(bytes: &[u8]) -> Option<(ImageRef, NameRecord)> {
-    let file: NameFile = serde_json::from_slice(bytes).ok()?;
+    let file: NameFile = serde_json::from_slice(without_sum(bytes)?).ok()?;
     Some((file.name.parse().ok()?, file.record))
 }
 

@@ -99,6 +99,9 @@ pub enum WorkError {
     /// A base layer vanished between being found and being used.
     #[error("layer {0} is gone from the store; run the build again")]
     LayerGone(DiffId),
+    /// A layer that was read has turned out to be damaged. It has been dropped, so that looking again makes or fetches it.
+    #[error("layer {0} was damaged in the store and has been dropped")]
+    LayerDamaged(DiffId),
     /// The sandbox could not be set up.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),

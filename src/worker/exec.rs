@@ -104,8 +104,8 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
     content.extend_from_slice(times.as_bytes());
     let parents = surroundings.parent.diff_ids();
     match shared.cache.adopt(&parents, &content)? {
-        Some(former) => Ok((former, Novelty::Adopted)),
-        None => {
+        Some(former) if layer::is_untouched(&shared.store, &former.diff_id)? => Ok((former, Novelty::Adopted)),
+        _ => {
             shared.cache.offer(&parents, &content, &record)?;
             Ok((record, Novelty::New))
         }

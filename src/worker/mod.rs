@@ -59,6 +59,7 @@ mod retry;
 mod secret;
 mod session;
 mod sources;
+mod vouch;
 mod workplace;
 
 pub use crate::sandbox::StandardStreams;
@@ -225,6 +226,8 @@ pub struct LocalWorker {
     shared: Arc<Shared>,
     fetched: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
     trees: Mutex<HashMap<DiffId, PathBuf>>,
+    /// Layers that nobody has written to.
+    vouched: Mutex<HashMap<DiffId, Arc<OnceCell<()>>>>,
     /// Open trees, [`MAX_OPEN_TREES`] at most: each step of a long stage looks at all layers below it.
     open_trees: Mutex<HashMap<PathBuf, Arc<Dir>>>,
     launcher: Arc<OnceCell<Launcher>>,
@@ -242,9 +245,9 @@ impl LocalWorker {
         let canceling = Arc::new(attend::Canceling::new(shared.cancel.clone())?);
         let turns = Semaphore::new(shared.processors.max(1));
         let fittings = Arc::new(fittings::Fittings::new(shared.store.clone()));
-        let (fetched, trees, open_trees, launcher, network, sources) = Default::default();
+        let (fetched, trees, vouched, open_trees, launcher, network, sources) = Default::default();
         let shared = Arc::new(shared);
-        Ok(LocalWorker { shared, fetched, trees, open_trees, launcher, network, sources, canceling, fittings, turns })
+        Ok(LocalWorker { shared, fetched, trees, vouched, open_trees, launcher, network, sources, canceling, fittings, turns })
     }
 
     /// What downloads and git trees stood for in the steps that were looked at so far.
@@ -489,7 +492,11 @@ impl Worker for LocalWorker {
     }
 
     fn is_final(&self, error: &WorkError) -> bool {
-        !matches!(error, WorkError::Travel(error) if error.is_mended_without_cache())
+        match error {
+            WorkError::Travel(error) => !error.is_mended_without_cache(),
+            WorkError::LayerDamaged(_) => false,
+            _ => true,
+        }
     }
 
     async fn prove(&self, record: &Record) -> Result<bool, WorkError> {
@@ -519,9 +526,18 @@ impl Worker for LocalWorker {
         if let Some(diagnostics) = self.shared.wanting.get(&task.index) {
             return Err(WorkError::Wanting { diagnostics: diagnostics.clone() });
         }
-        match &self.shared.graph.step(task.index).op {
-            Op::Exec(op) => self.run_command(task, op).await,
-            _ => Ok((self.unless_canceled(self.make_files(task)).await?, Novelty::New)),
+        let run = async {
+            match &self.shared.graph.step(task.index).op {
+                Op::Exec(op) => self.run_command(task, op).await,
+                _ => Ok((self.unless_canceled(self.make_files(task)).await?, Novelty::New)),
+            }
+        };
+        // beside the step, since it waits for the disk and the step for its own work
+        let (result, vouched) = tokio::join!(run, self.vouch_for_inputs(task));
+        match result {
+            Err(WorkError::Canceled) => Err(WorkError::Canceled),
+            // a command that has failed may have failed for that
+            result => vouched.and(result),
         }
     }
 }

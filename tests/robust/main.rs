@@ -7,6 +7,7 @@ mod common;
 mod damage;
 mod denied;
 mod disk;
+mod flips;
 mod kill;
 mod limits;
 mod load;
