@@ -32,23 +32,32 @@ impl Digest {
 
     /// The 64 lower-case hex digits alone, as blob file names use them.
     pub fn hex(&self) -> String {
-        let mut text = String::with_capacity(64);
-        for byte in self.0 {
-            text.push(char::from_digit(u32::from(byte >> 4), 16).expect("a nibble is below 16"));
-            text.push(char::from_digit(u32::from(byte & 15), 16).expect("a nibble is below 16"));
+        hex_text(&self.hex_digits()).to_owned()
+    }
+
+    fn hex_digits(&self) -> [u8; 64] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
         }
-        text
+        digits
     }
 
     /// The first twelve hex digits, for people.
     pub fn short(&self) -> String {
-        self.hex()[..12].to_owned()
+        hex_text(&self.hex_digits())[..12].to_owned()
     }
+}
+
+fn hex_text(digits: &[u8; 64]) -> &str {
+    str::from_utf8(digits).expect("digits are ASCII")
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        f.write_str("sha256:")?;
+        f.write_str(hex_text(&self.hex_digits()))
     }
 }
 

@@ -7,3 +7,9 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
+
+/// Begins `work` on a thread where it may block, and goes on: for what the caller will want to have been done.
+pub fn beside(work: impl FnOnce() + Send + 'static) {
+    // a panic in it has been told by then
+    drop(tokio::task::spawn_blocking(work));
+}

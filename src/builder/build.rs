@@ -21,8 +21,8 @@ use super::reporter::Reporter;
 use super::retold::Retold;
 use super::sbom;
 use super::settings::{self, Settings};
-use super::{BuildError, BuildRequest, BuildResult, ErrorKind};
-use crate::cache::Cache;
+use super::{BuildError, BuildRequest, BuildResult, ErrorKind, NoCache};
+use crate::cache::{Cache, history};
 use crate::diagnostic::{Diagnostic, Severity, with_causes};
 use crate::digest::Digest;
 use crate::dockerfile::{self, Dockerfile};
@@ -211,6 +211,10 @@ impl Build {
             names.iter().try_for_each(|name| lock.forget(name))?;
         }
         let project = project(&request);
+        if request.no_cache != NoCache::All {
+            let (store, project) = (store.clone(), project.clone());
+            task::beside(move || history::look_ahead(&store, &project));
+        }
         let mut parameters = attest::parameters(&request);
         let Settings { registry, limits } = settings::read(&request.client_env)?;
         let client = Arc::new(super::registry::client(registry, &request.client_env));

@@ -164,6 +164,27 @@ pub fn load(store: &Store, project: &str) -> Result<Option<BuildHistory>, StoreE
     Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
 }
 
+/// Looks the layers of a project's last build up, most of which the next one asks for: for a thread beside the one that plans it.
+pub fn look_ahead(store: &Store, project: &str) {
+    #[derive(Deserialize)]
+    struct Steps {
+        steps: Vec<Step>,
+    }
+    #[derive(Deserialize)]
+    struct Step {
+        diff_id: DiffId,
+    }
+    let Ok(Some(text)) = store.memo(&memo(b"build", project.as_bytes())) else { return };
+    // one that cannot be read is of another version
+    let Ok(Steps { steps }) = serde_json::from_slice(&text) else { return };
+    for Step { diff_id } in steps {
+        // what fails here is met again, and told, by the step that needs the layer
+        if store.layer(&diff_id).is_err() {
+            return;
+        }
+    }
+}
+
 /// What the step with this key was made of when it ran.
 pub fn load_description(store: &Store, key: &CacheKey) -> Result<Option<Description>, StoreError> {
     let text = store.memo(&memo(b"description", key.0.as_bytes()))?;

@@ -101,6 +101,9 @@ pub struct Words {
     pub user: Option<(Source, Span)>,
 }
 
+/// Most ops are written in less.
+const OP_BYTES: usize = 2 << 10;
+
 impl Graph {
     /// An empty graph.
     pub fn new() -> Graph {
@@ -110,7 +113,9 @@ impl Graph {
     /// Adds a step, or finds the equal one that is there already (the first one's origin stays, and learns of the other's place).
     pub fn add(&mut self, op: Op, inputs: &[StepIndex], origin: Origin) -> StepIndex {
         let mut hasher = Hasher::new();
-        hasher.field(&serde_json::to_vec(&op).expect("ops hold only maps with string keys"));
+        let mut text = Vec::with_capacity(OP_BYTES);
+        serde_json::to_writer(&mut text, &op).expect("ops hold only maps with string keys");
+        hasher.field(&text);
         for input in inputs {
             hasher.update(self.steps[*input].id.0.as_bytes());
         }
