@@ -1,11 +1,11 @@
 //! A layer blob as a layer tree.
 //!
-//! The calling thread decompresses, a second one hashes and creates files. Every file is created relative to the descriptor
+//! The calling thread decompresses and hashes, a second one creates files. Every file is created relative to the descriptor
 //! of its directory; links that the layer itself made are followed inside its own tree only.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -115,18 +115,21 @@ fn unpack_tree(
     let root = Dir::open(tree).map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
     thread::scope(|scope| {
         let (filler, chunks) = chunks(CHUNK_BYTES);
-        let files = scope.spawn(move || create_all(root, Plain::new(chunks), lower, limits));
-        decompress(blob, compression, check, &filler);
+        let files = scope.spawn(move || create_all(root, chunks, lower, limits));
+        let tar = decompress(blob, compression, check, &filler);
         drop(filler);
-        files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        // whoever creates files ends well at the tar's end only, so all of it went by
+        Ok(tar)
     })
 }
 
 /// Plain bytes on their way to the second thread.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Sends the plain bytes of `blob`, and its error if there is one. Ends early when the receiver does.
-fn decompress(blob: &mut dyn Read, compression: Compression, check: Check, filler: &Filler) {
+/// Sends the plain bytes of `blob`, and its error if there is one. Ends early when the receiver does. What was sent, as a tar.
+fn decompress(blob: &mut dyn Read, compression: Compression, check: Check, filler: &Filler) -> Unpacked {
+    let (mut hasher, mut tar_bytes) = (Hasher::new(), 0);
     let plain: io::Result<Box<dyn Read + '_>> = match (compression, check) {
         (Compression::Gzip | Compression::Estargz, Check::Digest) => Ok(Box::new(Gunzip::new(blob))),
         _ => compression.decoder(blob),
@@ -135,7 +138,7 @@ fn decompress(blob: &mut dyn Read, compression: Compression, check: Check, fille
         Ok(plain) => plain,
         Err(err) => {
             let _receiver_gone = filler.send(Err(err));
-            return;
+            return Unpacked { diff_id: DiffId(hasher.finish()), tar_bytes };
         }
     };
     loop {
@@ -150,65 +153,32 @@ fn decompress(blob: &mut dyn Read, compression: Compression, check: Check, fille
             }
         };
         let is_last = filled < CHUNK_BYTES || read.is_err();
+        // here, and not where the files are made, which takes about as long as decompressing does
+        hasher.update(&buffer[..filled]);
+        tar_bytes += filled as u64;
         if filler.send(read.map(|()| (buffer, filled))).is_break() || is_last {
-            return;
+            return Unpacked { diff_id: DiffId(hasher.finish()), tar_bytes };
         }
-    }
-}
-
-/// The receiving end: the plain bytes as they lie in the chunks, hashed as these come.
-struct Plain {
-    chunks: Chunks,
-    hasher: Hasher,
-    read_bytes: u64,
-}
-
-impl Plain {
-    fn new(chunks: Chunks) -> Plain {
-        Plain { chunks, hasher: Hasher::new(), read_bytes: 0 }
-    }
-}
-
-impl BufRead for Plain {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.chunks.rest().is_empty() && self.chunks.next_chunk()? {
-            self.hasher.update(self.chunks.rest());
-            self.read_bytes += self.chunks.rest().len() as u64;
-        }
-        Ok(self.chunks.rest())
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.chunks.consume(count);
-    }
-}
-
-impl Read for Plain {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.fill_buf()?.read(buffer)?;
-        self.consume(count);
-        Ok(count)
     }
 }
 
 /// Zeros behind an archive that cost nobody anything: writers fill up a block of their own size.
 const PADDING_BYTES: u64 = 1 << 20;
 
-fn create_all(root: Dir, plain: Plain, lower: Option<&View>, limits: LayerLimits) -> Result<Unpacked, LayerError> {
-    let mut reader = Reader::new(plain);
+fn create_all(root: Dir, tar: Chunks, lower: Option<&View>, limits: LayerLimits) -> Result<(), LayerError> {
+    let mut reader = Reader::new(tar);
     let mut tree = Unpacker::new(root, lower, limits)?;
     while let Some(entry) = reader.next_entry()? {
         tree.add(&entry, &mut reader)?;
     }
     tree.finish()?;
     // What stands behind the end of the archive is part of the tar's digest.
-    let mut plain = reader.into_inner();
     let most = limits.bytes.saturating_add(PADDING_BYTES);
-    let behind = io::copy(&mut plain.by_ref().take(most), &mut io::sink());
+    let behind = io::copy(&mut reader.into_inner().take(most), &mut io::sink());
     if behind.map_err(|source| LayerError::Damaged { action: "decompress it", source })? == most {
         return Err(LayerError::TooLarge { what: Excess::Bytes, limit: limits.bytes });
     }
-    Ok(Unpacked { diff_id: DiffId(plain.hasher.finish()), tar_bytes: plain.read_bytes })
+    Ok(())
 }
 
 /// A layer tree that entries are added to.
@@ -251,7 +221,7 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    fn add(&mut self, entry: &Entry, data: &mut Reader<Plain>) -> Result<(), LayerError> {
+    fn add(&mut self, entry: &Entry, data: &mut Reader<Chunks>) -> Result<(), LayerError> {
         self.count(1, entry.size_bytes)?;
         let Some(name) = entry.path.file_name() else {
             return self.describe_root(entry);
@@ -281,7 +251,7 @@ impl<'a> Unpacker<'a> {
         parent: &TreePath,
         dir: &Dir,
         name: &[u8],
-        data: &mut Reader<Plain>,
+        data: &mut Reader<Chunks>,
     ) -> Result<(), LayerError> {
         let failed = |action| move |err| LayerError::tree(action, &entry.path, err);
         let mut fill = |file: &mut File| copy_data(data, file, entry);
@@ -516,7 +486,7 @@ fn finish_file(
 }
 
 /// Copies the data of `entry`, as it lies in memory.
-fn copy_data(data: &mut Reader<Plain>, file: &mut File, entry: &Entry) -> Result<(), LayerError> {
+fn copy_data(data: &mut Reader<Chunks>, file: &mut File, entry: &Entry) -> Result<(), LayerError> {
     let damaged = |source| LayerError::Damaged { action: "read a file's data", source };
     let mut left = entry.size_bytes;
     while left > 0 {
