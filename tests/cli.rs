@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::process::Command;
+
 use common::{Space, busybox_tar};
 use serde_json::Value;
 
@@ -91,6 +93,21 @@ fn the_store_flag_beats_the_environment() {
     let elsewhere = space.croze(["images", "--root", "other-store"]).succeeds();
     assert_eq!(elsewhere.stdout.lines().count(), 1);
     assert_eq!(space.croze(["images"]).succeeds().stdout.lines().count(), 2);
+}
+
+#[test]
+fn shells_can_complete() {
+    let space = Space::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = space.croze(["completion", shell]).succeeds().stdout;
+        for word in ["build-arg", "cache-mount", "explain"] {
+            assert!(script.contains(word), "{shell} does not know `{word}`");
+        }
+    }
+    space.write("complete", space.croze(["completion", "bash"]).succeeds().stdout);
+    let asked = ". ./complete; COMP_WORDS=(croze build --target); COMP_CWORD=2; _croze croze --targ build; echo ${COMPREPLY[0]}";
+    let bash = Command::new("bash").args(["--norc", "-c", asked]).current_dir(space.path(".")).output().expect("bash runs");
+    assert_eq!(String::from_utf8_lossy(&bash.stdout), "--target\n", "{}", String::from_utf8_lossy(&bash.stderr));
 }
 
 #[test]

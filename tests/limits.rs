@@ -169,8 +169,15 @@ fn processors_and_their_time_are_limited() {
     }
     let space = Space::with_busybox();
     space.dockerfile("FROM busybox\nRUN cat /proc/self/status | grep Cpus_allowed_list | cut -f 2 > /cpus; nproc > /count\n");
-    let run =
-        space.build(&["-o", "out", "--cpuset-cpus=0", "--cpu-quota=50000", "--cpu-shares=512", "-m=1g", "--memory-swap=-1"]);
+    let run = space.build(&[
+        "-o",
+        "out",
+        "--cpuset-cpus=0",
+        "--cpu-quota=50000",
+        "--resource=cpu-shares=512",
+        "-m=1g",
+        "--memory-swap=-1",
+    ]);
     assert!(!run.succeeds().stderr.contains("--cpu"), "all of it is in force");
     assert_eq!((space.read("out/cpus").trim(), space.read("out/count").trim()), ("0", "1"));
 }
@@ -199,6 +206,13 @@ fn limits_that_cannot_be_had_are_told_and_the_build_goes_on() {
 fn limits_that_make_no_sense_are_refused() {
     let space = Space::with_busybox();
     space.dockerfile("FROM busybox\nRUN true\n");
+    space.build(&["--resource=cpu-quota=x", "--resource=cpus=2", "--resource=memory"]).fails(
+        2,
+        "error: invalid value for `--resource`: `cpus` is not one of `memory`, `memory-swap`, `cpu-shares`, `cpu-period`, \
+         `cpu-quota`, `cpuset-cpus`, `cpuset-mems`\n\
+         error: invalid value for `--resource`: `memory` is not of the form `NAME=VALUE`\n\
+         error: invalid value for `--cpu-quota`: `x` is not a whole number\n",
+    );
     space.build(&["-m", "much", "--pids-limit=few", "--memory-swap=1g"]).fails(
         2,
         "error: invalid value for `--memory`: `much` is not a size such as `64m`\n\

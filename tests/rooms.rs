@@ -124,6 +124,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["diagnostic"]),
     ("bzip2", &["layer"]),
     ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
     ("flate2", &["layer"]),
     ("http_body_util", &["registry"]),
     // words of HTTP (status, header names) travel to who asks for files

@@ -68,6 +68,16 @@ pub enum Command {
     Context(ContextArgs),
     /// List, show, copy and drop what `RUN --mount=type=cache` keeps
     CacheMount(CacheMountArgs),
+    /// Print the script by which a shell completes croze's commands and flags
+    Completion(CompletionArgs),
+}
+
+/// `croze completion`.
+#[derive(Debug, clap::Args)]
+pub struct CompletionArgs {
+    /// The shell, such as in `source <(croze completion bash)`
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
 }
 
 /// `croze pull`.
@@ -468,9 +478,6 @@ pub struct BuildArgs {
     /// Control group that holds the RUN steps; made where it is missing
     #[arg(long, value_name = "CGROUP")]
     pub cgroup_parent: Option<String>,
-    /// Resources of RUN steps (not available)
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub resource: Vec<String>,
     /// Source policy (not available)
     #[arg(long, value_name = "FILE")]
     pub policy: Vec<String>,

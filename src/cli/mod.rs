@@ -20,6 +20,7 @@ mod base64;
 mod build;
 mod cache_mount;
 mod call;
+mod completion;
 mod context;
 mod environment;
 mod explain;
@@ -68,6 +69,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, environment: &Environment)
         Command::Fsck => store::fsck(environment),
         Command::Context(args) => context::run(&args),
         Command::CacheMount(args) => cache_mount::run(args, environment),
+        Command::Completion(args) => completion::print(&args),
         Command::Explain(args) => explain::run(&args, environment),
         Command::Inspect(args) => listing::inspect(&args, environment),
         Command::History(args) => images::history(&args, environment),

@@ -267,10 +267,8 @@ fn progress(args: &BuildArgs, environment: &Environment, problems: &mut Problems
 
 /// Flags that ask for something croze cannot give. What only asks *not* to have it is fine.
 fn refuse_unavailable(args: &BuildArgs, problems: &mut Problems) {
-    let refused =
-        [(!args.resource.is_empty(), "`--resource` is not available"), (!args.policy.is_empty(), "`--policy` is not available")];
-    for (_, message) in refused.into_iter().filter(|(refused, _)| *refused) {
-        problems.say("unavailable", message);
+    if !args.policy.is_empty() {
+        problems.say("unavailable", "`--policy` is not available");
     }
 }
 
@@ -302,7 +300,7 @@ impl Problems {
     }
 
     /// Reads the value of a flag.
-    pub fn one<T>(&mut self, flag: &str, text: &str, read: impl Fn(&str) -> Result<T, BadValue>) -> Option<T> {
+    pub fn one<T>(&mut self, flag: &str, text: &str, read: impl FnOnce(&str) -> Result<T, BadValue>) -> Option<T> {
         read(text).map_err(|error| self.say("bad-flag", format!("invalid value for `{flag}`: {error}"))).ok()
     }
 

@@ -80,11 +80,36 @@ struct ResourceArgs {
     /// Most processes and threads at once; -1 for any
     #[arg(long, allow_hyphen_values = true, value_name = "NUMBER")]
     pids_limit: Option<String>,
+    /// The same in buildx's words: memory, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus, cpuset-mems
+    #[arg(long, value_name = "NAME=VALUE")]
+    resource: Vec<String>,
 }
 
 impl ResourceArgs {
+    /// `--resource NAME=VALUE`: the flag of that name.
+    fn set(&mut self, entry: &str) -> Result<(), BadValue> {
+        let form = || BadValue::Form { value: entry.to_owned(), form: "NAME=VALUE" };
+        let (name, value) = entry.split_once('=').ok_or_else(form)?;
+        let (name, value) = (name.trim(), value.trim());
+        let flag = match name {
+            "memory" => &mut self.memory,
+            "memory-swap" => &mut self.memory_swap,
+            "cpu-shares" => &mut self.cpu_shares,
+            "cpu-period" => &mut self.cpu_period,
+            "cpu-quota" => &mut self.cpu_quota,
+            "cpuset-cpus" => &mut self.cpuset_cpus,
+            "cpuset-mems" => &mut self.cpuset_mems,
+            _ => return Err(BadValue::Choice { value: name.to_owned(), choices: RESOURCES }),
+        };
+        *flag = Some(value.to_owned());
+        Ok(())
+    }
+
     /// What they ask for; 0, and -1 where it makes sense, is no limit.
-    fn resources(self, problems: &mut Problems) -> Resources {
+    fn resources(mut self, problems: &mut Problems) -> Resources {
+        for entry in std::mem::take(&mut self.resource) {
+            problems.one("--resource", &entry, |entry| self.set(entry));
+        }
         let memory_bytes = self.memory.and_then(|text| problems.one("--memory", &text, values::bytes)).filter(|bytes| *bytes > 0);
         let memory_and_swap = self.memory_swap.and_then(|text| match text.as_str() {
             "-1" => Some(MemoryAndSwap::Unlimited),
@@ -111,6 +136,9 @@ impl ResourceArgs {
         }
     }
 }
+
+/// The names that `--resource` takes.
+const RESOURCES: &str = "`memory`, `memory-swap`, `cpu-shares`, `cpu-period`, `cpu-quota`, `cpuset-cpus`, `cpuset-mems`";
 
 /// A number; `-1` is none.
 fn limit(text: &str) -> Result<Option<u64>, BadValue> {
