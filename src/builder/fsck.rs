@@ -9,7 +9,7 @@ use crate::digest::{ContentDigest, DiffId, Digest, Hasher};
 use crate::image::{ImageConfig, Manifest};
 use crate::layer::{self, Compression, LayerError, LayerLimits, Proof};
 use crate::snapshot::View;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Touched};
 
 /// What a check of the store found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,9 +69,19 @@ fn check_store(store: &Store, checked: &mut Checked) -> Result<(), StoreError> {
             },
             Some(Err(_)) => Some("cannot be read"),
         };
-        if let Some(fault) = fault {
-            store.drop_damaged_layer(&diff_id)?;
-            checked.faults.push(format!("layer {digest} {fault} and is dropped"));
+        match fault {
+            Some(fault) => {
+                store.drop_damaged_layer(&diff_id)?;
+                checked.faults.push(format!("layer {digest} {fault} and is dropped"));
+            }
+            None => match store.touched(&diff_id)? {
+                Touched::No => {}
+                Touched::Copied => store.seal_again(&diff_id),
+                Touched::Yes => {
+                    store.seal_again(&diff_id);
+                    checked.faults.push(format!("layer {digest} had a wrong seal and is sealed again: its files are right"));
+                }
+            },
         }
     }
     let names = store.check_names()?;
@@ -79,6 +89,9 @@ fn check_store(store: &Store, checked: &mut Checked) -> Result<(), StoreError> {
     checked
         .faults
         .extend(names.damaged.into_iter().map(|path| format!("the name in `{}` was damaged and is dropped", path.display())));
+    for name in store.check_cache_mounts()? {
+        checked.faults.push(format!("what cache mount {} is for was damaged and is forgotten; its files stay", name.hex()));
+    }
     let index = store.check_index()?;
     checked.records = index.records;
     if index.replaced {

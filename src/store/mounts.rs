@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::sum::{with_sum, without_sum};
 use super::{Store, StoreError, read_if_there};
 use crate::digest::Digest;
 
@@ -50,7 +51,7 @@ impl Store {
     pub fn publish_cache_mount(&self, name: &Digest, tree: &Path, about: &MountAbout) -> Result<(), StoreError> {
         let place = self.cache_mount(name)?;
         let (text, path) = (serde_json::to_vec(about).expect("plain data"), place.join("about"));
-        fs::write(&path, text).map_err(StoreError::io("write", &path))?;
+        fs::write(&path, with_sum(text)).map_err(StoreError::io("write", &path))?;
         let data = place.join("data");
         match fs::rename(tree, &data) {
             Ok(()) => Ok(()),
@@ -69,11 +70,28 @@ impl Store {
         for (name, path) in self.named_by_digest("cache-mounts")? {
             if path.join("data").is_dir() {
                 let about = read_if_there(&path.join("about"))?;
-                found.push((name, about.and_then(|text| serde_json::from_slice(&text).ok())));
+                found.push((name, about.and_then(|bytes| parse(&bytes))));
             }
         }
         found.sort_by_key(|(name, _)| *name);
         Ok(found)
+    }
+
+    /// Drops what cache mounts say they are for where that was damaged; their names. Nothing tells what their files should be.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when they cannot be read.
+    pub fn check_cache_mounts(&self) -> Result<Vec<Digest>, StoreError> {
+        let mut damaged = Vec::new();
+        for (name, path) in self.named_by_digest("cache-mounts")? {
+            let path = path.join("about");
+            if read_if_there(&path)?.is_some_and(|bytes| parse(&bytes).is_none()) {
+                self.trash(&path)?;
+                damaged.push(name);
+            }
+        }
+        damaged.sort();
+        Ok(damaged)
     }
 
     /// Bytes of the files of a cache mount, and how many there are.
@@ -110,4 +128,8 @@ impl Store {
     pub fn drop_cache_mount(&self, name: &Digest) -> Result<(), StoreError> {
         self.trash(&self.cache_mount_path(name))
     }
+}
+
+fn parse(bytes: &[u8]) -> Option<MountAbout> {
+    serde_json::from_slice(without_sum(bytes)?).ok()
 }

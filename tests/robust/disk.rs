@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::common::{Space, run};
-use super::names;
+use super::{REPRODUCIBLE, names, number};
 
 /// A file system of its own at `small` in a space.
 struct Small {
@@ -178,4 +178,49 @@ fn a_disk_that_is_full_already() {
     fs::remove_file(space.path("small/fill")).expect("removed");
     build(&space).succeeds();
     drop(small);
+}
+
+#[test]
+fn a_disk_that_fills_at_any_moment() {
+    let space = super::space();
+    let expected = super::digest(&space);
+    let flags = [&REPRODUCIBLE[..], &["--root", "small/store"]].concat();
+    let small = Small::mount(&space, "size=256m");
+    let import = || {
+        space.croze(["import", super::common::busybox_tar(), "busybox:latest", "--root", "small/store"]).succeeds();
+    };
+    let used_kib = || {
+        let stat = run(Command::new("df").args(["--output=used", "-k"]).arg(&small.place)).succeeds().stdout;
+        stat.lines().last().and_then(|line| line.trim().parse::<u64>().ok()).expect("a number")
+    };
+    import();
+    let before_kib = used_kib();
+    space.build(&flags).succeeds();
+    let need_kib = used_kib() - before_kib;
+    let disks = number("CROZE_TEST_DISKS", 6);
+    let mut full = 0;
+    for disk in 0..disks {
+        fs::remove_dir_all(space.path("small/store")).expect("removed");
+        import();
+        // in an order that is no order, since what a build leaves depends on when it stopped
+        let room_kib = need_kib * (disk * 7 % disks) / disks;
+        let size = format!("remount,size={}k", used_kib() + room_kib);
+        run(Command::new("mount").args(["-o", &size]).arg(&small.place)).succeeds();
+        let run = space.build(&flags);
+        match run.code {
+            Some(0) => {}
+            Some(5) => {
+                full += 1;
+                let told = format!("error: no space left on the file system of the store `{}`", space.text_path("small/store"));
+                assert!(run.stderr.contains(&told), "{room_kib} KiB: {}", run.stderr);
+            }
+            _ => panic!("{room_kib} KiB: {:?}, {}", run.code, run.stderr),
+        }
+        small.grow();
+        space.build(&flags).succeeds();
+        assert_eq!(space.read_json("meta.json")["containerimage.digest"], expected, "{room_kib} KiB");
+        let fsck = space.croze(["fsck", "--root", "small/store"]).succeeds();
+        assert!(fsck.stdout.contains("all sound"), "{room_kib} KiB: {}", fsck.stdout);
+    }
+    assert!(full * 2 > disks, "{full} of {disks} disks were full");
 }

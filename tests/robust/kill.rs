@@ -12,7 +12,9 @@ use super::common::{Space, busybox_tar, run, skip_unless};
 use super::{REPRODUCIBLE, all_end, mounts, names, processes_with, space, start};
 
 /// How often a build is killed.
-const KILLS: u32 = 50;
+fn kills() -> u32 {
+    u32::try_from(super::number("CROZE_TEST_KILLS", 50)).expect("a small number")
+}
 
 /// A base that the build itself has to unpack: an OCI layout.
 fn layout() -> Space {
@@ -63,16 +65,17 @@ fn killed_at_any_moment_the_next_build_is_right() {
     let length = began.elapsed();
     let space = marked();
     let before = mounts(&space);
-    for kill in 0..KILLS {
+    let kills = kills();
+    for kill in 0..kills {
         if kill % 10 == 9 {
             fs::rename(space.path("store"), space.path(&format!("store-{kill}"))).expect("an old store");
         }
         // in an order that shows every part of a build to fresh stores and to full ones
-        let moment = length * (kill * 7 % KILLS) / KILLS;
+        let moment = length * (kill * 7 % kills) / kills;
         let jitter = u32::try_from(RandomState::new().hash_one(kill) % 1000).expect("below 1000");
         let flags = [&REPRODUCIBLE[..], &["--no-cache", "--build-context", &base]].concat();
         let mut child = start(&space, &flags);
-        thread::sleep(moment + length / KILLS * jitter / 1000);
+        thread::sleep(moment + length / kills * jitter / 1000);
         let launched = children(child.id());
         child.kill().expect("killed, or gone already");
         child.wait().expect("gone");

@@ -1,5 +1,8 @@
 //! What must hold whatever happens to a build: many at once, killed at any moment, interrupted, on a full disk, in a damaged
 //! store, without privileges, under load.
+//!
+//! Longer runs: `CROZE_TEST_KILLS=500`, `CROZE_TEST_DISKS=100`, `CROZE_TEST_BUILDS=200`, `CROZE_TEST_FLIPS=300`; `CROZE_TEST_SEED=N`
+//! flips the same bits again.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -56,6 +59,11 @@ const REPRODUCIBLE: [&str; 6] = [
     "--metadata-file",
     "meta.json",
 ];
+
+/// How often something is tried: as the variable says, for longer runs.
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
+}
 
 fn space() -> Space {
     let space = Space::with_busybox();

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use super::common::{Run, Space, run};
-use super::{REPRODUCIBLE, all_end, digest, mounts, names, space, start};
+use super::{REPRODUCIBLE, all_end, digest, mounts, names, number, space, start};
 
 #[test]
 fn two_fresh_stores_give_the_same_image() {
@@ -24,9 +24,9 @@ fn one_processor_gives_the_same_image() {
 }
 
 #[test]
-fn twenty_builds_of_different_contexts_share_a_store() {
+fn many_builds_of_different_contexts_share_a_store() {
     let space = Space::with_busybox();
-    let names: Vec<String> = (0..20).map(|number| format!("ctx{number}")).collect();
+    let names: Vec<String> = (0..number("CROZE_TEST_BUILDS", 20)).map(|number| format!("ctx{number}")).collect();
     for name in &names {
         space.write(&format!("{name}/Dockerfile"), "FROM busybox\nCOPY name /name\nRUN cat /name /name > /twice\n");
         space.write(&format!("{name}/name"), format!("{name}\n"));
@@ -80,7 +80,7 @@ fn four_sleeping_stages_sleep_together() {
 
 /// Steps of [`many_steps_leave_nothing_behind`]; as many as in a year of a busy machine, where the variable asks for them.
 fn step_count() -> usize {
-    std::env::var("CROZE_TEST_STEPS").ok().map_or(300, |text| text.parse().expect("a number of steps"))
+    usize::try_from(number("CROZE_TEST_STEPS", 300)).expect("a size")
 }
 
 /// What a build holds while it runs.
