@@ -181,6 +181,165 @@ fn a_layer_is_gone() {
 }
 
 #[test]
+fn a_layer_was_pruned() {
+    let space = built("FROM busybox\nRUN echo a > /a\n");
+    let today = || common::run(std::process::Command::new("date").args(["-u", "+%F"])).succeeds().stdout.trim().to_owned();
+    let before = today();
+    space.croze(["prune", "--force"]).succeeds();
+    let expected = |day: &str| format!("[2/2] RUN echo a > /a\n    ran\n      because its layer was pruned on {day}\n");
+    let told = ran(&explained(&space, &[]));
+    // midnight may pass meanwhile
+    assert!(told == expected(&before) || told == expected(&today()), "{told}");
+}
+
+/// The directory of the store's layer that has the file `name`.
+#[track_caller]
+fn layer_with(space: &Space, name: &str) -> std::path::PathBuf {
+    let layers = fs::read_dir(space.path("store/layers")).expect("layers").map(|entry| entry.expect("a layer").path());
+    layers.into_iter().find(|path| path.join("tree").join(name).exists()).expect("the layer")
+}
+
+/// A command that runs again within the second leaves the very layer that it had left before.
+fn ran(told: &str) -> String {
+    told.replace("adopted: it ran and left what it had left before", "ran")
+}
+
+#[test]
+fn a_layer_was_damaged_by_a_power_cut() {
+    let space = built("FROM busybox\nRUN echo a > /a\n");
+    let layer = layer_with(&space, "a");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
+    // as if the machine had been started anew since; without its sum, as earlier versions wrote it
+    let text = fs::read_to_string(layer.join("record")).expect("a record");
+    let text = text.lines().next().expect("a line").replace(boot.trim(), "an-earlier-one");
+    fs::write(layer.join("record"), text).expect("written");
+    fs::write(layer.join("tree/a"), "").expect("emptied");
+    assert_eq!(
+        ran(&explained(&space, &[])),
+        "[2/2] RUN echo a > /a\n    ran\n      because its layer was damaged in the store\n"
+    );
+}
+
+#[test]
+fn a_layer_was_damaged_in_the_store() {
+    let space = built("FROM busybox\nRUN echo a > /a\n");
+    fs::write(layer_with(&space, "a").join("tree/a"), "b\n").expect("damaged");
+    let told = ran(&explained(&space, &["-o", "type=oci,dest=image.tar"]));
+    assert_eq!(told, "[2/2] RUN echo a > /a\n    ran\n      because its layer was damaged in the store\n");
+}
+
+/// Runs a statement on the index of the store.
+#[track_caller]
+fn edit_index(space: &Space, statement: &str) {
+    let index = rusqlite::Connection::open(space.path("store/index.sqlite")).expect("an index");
+    assert!(index.execute(statement, []).expect("a statement") > 0);
+}
+
+#[test]
+fn a_record_is_gone() {
+    let space = built("FROM busybox\nRUN echo a > /a\n");
+    edit_index(&space, "DELETE FROM records");
+    assert_eq!(explained(&space, &[]), "[2/2] RUN echo a > /a\n    ran\n      because its record is gone\n");
+}
+
+#[test]
+fn the_former_step_is_known_by_name_only() {
+    let space = built("FROM busybox\nRUN echo a > /a\n");
+    edit_index(&space, "DELETE FROM memos WHERE CAST(value AS TEXT) LIKE '{\"base\"%'");
+    space.dockerfile("FROM busybox\nRUN echo b > /a\n");
+    let expected = "[2/2] RUN echo b > /a\n    ran\n      because never built here; nothing is known of the step it replaces\n";
+    assert_eq!(explained(&space, &[]), expected);
+}
+
+#[test]
+fn another_base_image() {
+    let space = Space::with_busybox();
+    space.croze(["import", common::busybox_tar(), "other"]).succeeds();
+    // the same program, for an image without a shell
+    let file = fs::read(layer_with(&space, "bin/busybox").join("tree/bin/busybox")).expect("a program");
+    space.write("ctx/true", file).executable("ctx/true");
+    let text = |base: &str| format!("FROM {base}\nCOPY true /bin/true\nRUN [\"/bin/true\"]\n");
+    let check = |from: &str, to: &str, expected: &str| {
+        space.dockerfile(&text(from)).build(&[]).succeeds();
+        edit_index(&space, "DELETE FROM records");
+        space.dockerfile(&text(to));
+        let told = explained(&space, &[]);
+        let last = told.lines().last().expect("a reason").trim();
+        assert_eq!(last, format!("because {expected}"), "{told}");
+    };
+    let (scratch, name) = ("scratch", "docker.io/library/busybox:latest");
+    check("busybox", scratch, &format!("the base image was `{name}`, there is none now"));
+    check(scratch, "busybox", &format!("the base image is `{name}`, there was none"));
+    space.dockerfile("FROM busybox\nRUN echo > /x\n").build(&["-t", "other"]).succeeds();
+    check("busybox", "other", &format!("the base image was `{name}`, it is `docker.io/library/other:latest`"));
+}
+
+#[test]
+fn a_step_of_the_stage_below_gave_another_layer() {
+    let text = |word: &str| format!("FROM busybox AS below\nRUN echo {word} > /w\nFROM below\nRUN echo a > /a\n");
+    let space = built(&text("one"));
+    // it is found, since it ran before in another build
+    space.dockerfile(&text("two")).build(&["--target", "below"]).succeeds();
+    space.dockerfile(&text("one")).build(&[]).succeeds();
+    space.dockerfile(&text("two"));
+    let told = explained(&space, &[]);
+    let expected = "RUN echo a > /a\n    ran\n      because `RUN echo two > /w`, before it, gave another layer\n";
+    assert!(told.ends_with(expected), "{told}");
+}
+
+#[test]
+fn options_of_a_command_changed() {
+    let from = "FROM busybox\n";
+    let expected = |step: &str, whys: &[&str]| {
+        let whys: String = whys.iter().map(|why| format!("      because {why}\n")).collect();
+        format!("{step}\n    ran\n{whys}")
+    };
+    let cases: [(&str, &str, &[&str], &[&str]); 10] = [
+        ("WORKDIR /bin", "WORKDIR /etc", &[], &["the working directory was `/bin`, it is `/etc`"]),
+        ("USER 0", "USER 5", &[], &["the user was `0`, it is `5`"]),
+        ("ENV A=1", "ENV B=1", &[], &["the argument or variable `B` is new: `1`", "the argument or variable `A` is gone"]),
+        ("ENV A=1 B=2", "ENV B=2 A=1", &[], &["the variables have another order"]),
+        ("", "", &["--network=none"], &["the network was `default`, it is `none`"]),
+        ("", "", &["--add-host", "h:1.2.3.4"], &["a line of `/etc/hosts` was nothing, it is `h`"]),
+        ("", "", &["--shm-size", "1m"], &["the size of `/dev/shm` was nothing, it is `1048576`"]),
+        ("", "", &["--ulimit", "nofile=100:200"], &["a limit was nothing, it is `nofile=100:200`"]),
+        ("", "", &["--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=h"], &["the host name was nothing, it is `h`"]),
+        ("", "", &["--build-arg", "http_proxy=http://proxy"], &[]),
+    ];
+    for (before, after, flags, whys) in cases {
+        let run = "RUN true";
+        let space = built(&format!("{from}{before}\n{run}\n"));
+        space.dockerfile(&format!("{from}{after}\n{run}\n"));
+        let told = ran(&explained(&space, flags));
+        let last = told.find(run).map_or("", |at| &told[at..]);
+        let expected = if whys.is_empty() { String::new() } else { expected(run, whys) };
+        assert_eq!(last, expected, "{before:?} {after:?} {flags:?}: {told}");
+    }
+}
+
+#[test]
+fn mounts_and_scripts_changed() {
+    let cases = [
+        ("RUN true", "RUN --mount=type=tmpfs,target=/t true", "the mount at `/t` is new"),
+        ("RUN --mount=type=tmpfs,target=/t true", "RUN true", "the mount at `/t` is gone"),
+        (
+            "RUN --mount=type=tmpfs,target=/t true",
+            "RUN --mount=type=tmpfs,target=/t,size=4096 true",
+            "the options of the mount at `/t` changed",
+        ),
+        ("RUN <<E\necho a\nE", "RUN <<E\necho b\nE", "in the command, `a` became `b`"),
+        ("RUN <<E\n#!/bin/sh\necho a\nE", "RUN <<E\n#!/bin/sh\necho b\nE", "the script in the here-document changed"),
+        ("COPY --chmod=600 src /src", "COPY --chmod=644 src /src", "2 of 2 files changed: src/main.c, src/util.h"),
+    ];
+    for (before, after, expected) in cases {
+        let space = built(&format!("FROM busybox\n{before}\n"));
+        space.dockerfile(&format!("FROM busybox\n{after}\n"));
+        let told = explained(&space, &[]);
+        assert!(told.contains(&format!("      because {expected}\n")), "{after}: {told}");
+    }
+}
+
+#[test]
 fn the_last_build_can_be_asked_about() {
     let space = built("FROM busybox\nCOPY src /src\nRUN echo a > /a\n");
     let all = space.croze(["explain"]).succeeds().stdout;

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use super::reporter::Reporter;
 use super::{BuildError, report};
 use crate::cache::Cache;
+use crate::cache::key::adoption_of;
 use crate::diagnostic::with_causes;
 use crate::digest::{CacheKey, DiffId};
 use crate::event::StepNumber;
@@ -120,6 +121,11 @@ impl Leaving {
             if let Some(record) = cache.record(key)?.filter(|record| record.diff_id == *diff_id) {
                 results.records.insert(*key, record);
                 results.carried.insert(*diff_id);
+                if let Some(adopted_by) = results.answers.memos.get(&adoption_of(key)).map(|digest| CacheKey(*digest))
+                    && let Some(record) = cache.record(&adopted_by)?.filter(|record| record.diff_id == *diff_id)
+                {
+                    results.adoptions.insert(adopted_by, record);
+                }
             }
         }
         let image_layers = stacks.iter().flat_map(|stack| stack.diff_ids()).collect();
@@ -128,7 +134,7 @@ impl Leaving {
 
     /// The cache as a member of an image's config.
     pub fn inline(&self) -> String {
-        let mut contents = Contents { records: self.results.records.clone(), ..Contents::default() };
+        let mut contents = Contents { records: self.results.all(), ..Contents::default() };
         for record in contents.records.values() {
             contents.layers.insert(record.diff_id, Offer { blob: None, tar_bytes: 0 });
         }

@@ -8,7 +8,7 @@ use super::explain::{Description, differences};
 use super::{Cache, MissReason};
 use crate::digest::{CacheKey, DiffId, Hasher};
 use crate::event::Verdict;
-use crate::store::{Store, StoreError};
+use crate::store::{Gone, Store, StoreError};
 
 /// A step as people know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,20 +75,24 @@ impl Cache {
     }
 
     /// Why a step with this description has to run; at least one sentence.
-    pub fn why(&self, name: &StepName, miss: MissReason, now: &Description) -> Vec<String> {
+    pub fn why(&self, (name, key): (&StepName, &CacheKey), miss: MissReason, now: &Description) -> Vec<String> {
         let mut history = self.history.lock().expect("no holder of this lock panics");
         let History { former, steps } = &mut *history;
         // a history that cannot be read is none
         let former = former.get_or_insert_with(|| load(&self.store, &self.project).ok().flatten().unwrap_or_default());
         match miss {
             MissReason::Refused => vec!["`--no-cache` asks for it".to_owned()],
-            MissReason::LayerGone(diff_id) => vec![match self.store.pruned_at(&diff_id) {
-                Ok(Some(at_secs)) => format!("its layer was pruned on {}", day(at_secs)),
-                _ => "its layer is no longer in the store".to_owned(),
+            MissReason::LayerGone(diff_id) => vec![match self.store.why_gone(&diff_id) {
+                Ok(Some(Gone::Pruned { at_secs })) => format!("its layer was pruned on {}", day(at_secs)),
+                Ok(Some(Gone::Damaged)) => "its layer was damaged in the store".to_owned(),
+                Ok(None) | Err(_) => "its layer is no longer in the store".to_owned(),
             }],
-            MissReason::Damaged => vec!["its layer was damaged".to_owned()],
+            MissReason::Damaged => vec!["its layer was damaged in the store".to_owned()],
             MissReason::NeverBuilt => {
-                let Some(counterpart) = counterpart(&former.steps, name) else { return vec!["never built here".to_owned()] };
+                let Some(counterpart) = counterpart(&former.steps, name) else {
+                    let elsewhere = self.elsewhere.as_ref().map(|elsewhere| format!(", and {}", elsewhere.absence(key)));
+                    return vec![format!("never built here{}", elsewhere.unwrap_or_default())];
+                };
                 let description = load_description(&self.store, &counterpart.key).ok().flatten();
                 let Some(mut description) = description else {
                     return vec!["never built here; nothing is known of the step it replaces".to_owned()];

@@ -31,7 +31,7 @@ impl KeySink for HashSink {
 }
 
 /// The parts that are no text.
-const BINARY: &[&str] = &["layers", "content", "bind content", "cache seed", "secret value", "shm size", "tmpfs"];
+const BINARY: &[&str] = &["layers", "content", "bind content", "cache seed", "secret value", "tmpfs"];
 
 /// Keeps the parts as text, those that are none as hexadecimal digits.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub fn exec(op: &ExecOp, parents: &[DiffId], mounted: &[Option<ContentDigest>], 
         sink.part("extra host", host.as_bytes());
     }
     if let Some(size_bytes) = op.shm_size_bytes {
-        sink.part("shm size", &size_bytes.to_le_bytes());
+        sink.part("shm size", size_bytes.to_string().as_bytes());
     }
     for (name, soft, hard) in &op.ulimits {
         sink.part("ulimit", format!("{name}={soft}:{hard}").as_bytes());
@@ -107,6 +107,15 @@ pub fn adoption(parents: &[DiffId], content: &[u8]) -> CacheKey {
     sink.part("version", VERSION);
     stack(parents, &mut sink);
     sink.part("content", content);
+    sink.finish()
+}
+
+/// Names what is remembered of the command with this key: the key under which its result can be adopted, see [`adoption`].
+pub fn adoption_of(command: &CacheKey) -> CacheKey {
+    let mut sink = HashSink::default();
+    sink.part("op", b"adoption of");
+    sink.part("version", VERSION);
+    sink.part("command", command.0.as_bytes());
     sink.finish()
 }
 

@@ -36,6 +36,12 @@ pub struct Cache {
 pub trait Elsewhere: Send + Sync {
     /// The result of `key`, and where it is, in words.
     fn find(&self, key: &CacheKey) -> Option<(Record, String)>;
+
+    /// Whether the files of a layer can be brought.
+    fn has_files(&self, diff_id: &DiffId) -> bool;
+
+    /// Why [`Elsewhere::find`] gives nothing for `key`: the end of a sentence about the step.
+    fn absence(&self, key: &CacheKey) -> String;
 }
 
 /// Whether a former result can be used, and why not.
@@ -120,20 +126,20 @@ impl Cache {
         self.store.set_records(&[(*key, record.clone())])
     }
 
-    /// The former result of a command that left the same `content` on the same `parents`, if its layer is still there.
+    /// The result under the key that [`key::adoption`] makes: that of a command that left the same on the same layers before, if
+    /// its layer is still there or can be brought.
     ///
     /// A command that ran again for whatever reason and changed nothing keeps its old layer, so that the image's digest does
     /// not move and what depends on it need not run.
-    pub fn adopt(&self, parents: &[DiffId], content: &[u8]) -> Result<Option<Record>, StoreError> {
-        match self.lookup(&key::adoption(parents, content), Reuse::Allowed)? {
+    pub fn adopt(&self, key: &CacheKey) -> Result<Option<Record>, StoreError> {
+        match self.lookup(key, Reuse::Allowed)? {
             Lookup::Hit(record) => Ok(Some(record)),
+            Lookup::Elsewhere(record, _) => {
+                let can_be_had = |elsewhere: &Arc<dyn Elsewhere>| elsewhere.has_files(&record.diff_id);
+                Ok(self.elsewhere.as_ref().is_some_and(can_be_had).then_some(record))
+            }
             // what nobody has looked at is not worth looking at: the new layer is sound
-            Lookup::Unproven(_) | Lookup::Elsewhere(..) | Lookup::Miss(_) => Ok(None),
+            Lookup::Unproven(_) | Lookup::Miss(_) => Ok(None),
         }
-    }
-
-    /// Makes `record` findable by [`Cache::adopt`].
-    pub fn offer(&self, parents: &[DiffId], content: &[u8], record: &Record) -> Result<(), StoreError> {
-        self.insert(&key::adoption(parents, content), record)
     }
 }

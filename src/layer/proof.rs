@@ -81,7 +81,7 @@ pub fn sound(store: &Store, diff_id: &DiffId) -> Result<Option<StoredLayer>, Lay
             Ok(Some(StoredLayer { soundness: Soundness::Sound, ..layer }))
         }
         Some(Proof::Damaged | Proof::Open { .. }) => {
-            store.drop_layer(diff_id)?;
+            store.drop_lost_layer(diff_id)?;
             Ok(None)
         }
         None => Ok(None),

@@ -260,7 +260,7 @@ impl<W: Worker> Schedule<W> {
         let started = Instant::now();
         let name = self.name(index);
         let description = self.worker.describe(&task);
-        let why = self.cache.why(&name, miss, &description);
+        let why = self.cache.why((&name, &key), miss, &description);
         let (record, novelty) = self.worker.run(&task).await?;
         self.cache.insert(&key, &record).map_err(W::Error::from)?;
         self.cache.describe(&key, &description).map_err(W::Error::from)?;

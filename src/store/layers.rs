@@ -86,6 +86,18 @@ impl StoredLayer {
     }
 }
 
+/// Why a layer is no longer there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gone {
+    /// Somebody wanted the space.
+    Pruned {
+        /// When, seconds since 1970.
+        at_secs: i64,
+    },
+    /// It was not what its name says.
+    Damaged,
+}
+
 /// Whether a layer's files are known to hold what was written to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Soundness {
@@ -168,28 +180,37 @@ impl Store {
         fs::write(&path, b"").map_err(StoreError::io("create", &path))
     }
 
-    /// Drops a layer that turned out to be damaged.
+    /// Drops a layer.
     pub fn drop_layer(&self, diff_id: &DiffId) -> Result<(), StoreError> {
         self.seen().remove(diff_id);
         self.trash(&self.layer_place(diff_id))
     }
 
+    /// Drops a layer that turned out to be damaged before anybody has read it, so that people can be told.
+    pub fn drop_lost_layer(&self, diff_id: &DiffId) -> Result<(), StoreError> {
+        self.drop_layer(diff_id)?;
+        self.set_memo(&gone_key(diff_id), DAMAGED)
+    }
+
     /// The same of a layer that may have been read since: what was learned from it is forgotten too, which costs finding it out
     /// again.
     pub fn drop_damaged_layer(&self, diff_id: &DiffId) -> Result<(), StoreError> {
-        self.drop_layer(diff_id)?;
-        self.forget_memos()
+        self.forget_memos()?;
+        self.drop_lost_layer(diff_id)
     }
 
     /// Notes that a layer was pruned at this time, seconds since 1970, so that people can be told.
     pub fn note_pruned(&self, diff_id: &DiffId, at_secs: i64) -> Result<(), StoreError> {
-        self.set_memo(&pruned_key(diff_id), &at_secs.to_le_bytes())
+        self.set_memo(&gone_key(diff_id), &at_secs.to_le_bytes())
     }
 
-    /// When a layer was pruned, if it was.
-    pub fn pruned_at(&self, diff_id: &DiffId) -> Result<Option<i64>, StoreError> {
-        let value = self.memo(&pruned_key(diff_id))?;
-        Ok(value.and_then(|bytes| <[u8; 8]>::try_from(bytes.as_slice()).ok()).map(i64::from_le_bytes))
+    /// Why a layer went that is not there, as far as anybody noted it.
+    pub fn why_gone(&self, diff_id: &DiffId) -> Result<Option<Gone>, StoreError> {
+        let value = self.memo(&gone_key(diff_id))?;
+        Ok(value.map(|bytes| match <[u8; 8]>::try_from(bytes.as_slice()) {
+            Ok(bytes) => Gone::Pruned { at_secs: i64::from_le_bytes(bytes) },
+            Err(_) => Gone::Damaged,
+        }))
     }
 
     /// Moves a finished layer into place with its record by one rename. A tree takes the place of a tar, and of a tree that
@@ -284,9 +305,12 @@ fn exchange(one: &Path, other: &Path) -> rustix::io::Result<()> {
     renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
 }
 
-fn pruned_key(diff_id: &DiffId) -> CacheKey {
+/// What is noted of a layer that was damaged; of one that was pruned it is the time.
+const DAMAGED: &[u8] = b"was damaged";
+
+fn gone_key(diff_id: &DiffId) -> CacheKey {
     let mut hasher = Hasher::new();
-    hasher.field(b"pruned 1");
+    hasher.field(b"gone 1");
     hasher.update(diff_id.0.as_bytes());
     CacheKey(hasher.finish())
 }

@@ -59,7 +59,7 @@ mod usage;
 pub use blob::{BlobWriter, VerifiedBlob};
 pub use format::Flavour;
 pub use index::{IndexCheck, Record, StatEntries, StatEntry, Variant};
-pub use layers::{Kept, LayerRecord, Soundness, StoredLayer};
+pub use layers::{Gone, Kept, LayerRecord, Soundness, StoredLayer};
 pub use lease::{Lease, Pruning};
 pub use lock::StepLock;
 pub use mounts::MountAbout;

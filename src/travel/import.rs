@@ -73,9 +73,11 @@ impl Import {
         }
     }
 
-    /// How many results it has.
+    /// How many results of steps it has. Those that commands may adopt are the same ones under other keys.
     pub fn results(&self) -> usize {
-        self.contents.records.len()
+        let keys = self.contents.records.keys();
+        let adoptions: HashSet<&Digest> = self.answers.memos.values().collect();
+        keys.filter(|key| !adoptions.contains(&key.0)).count()
     }
 }
 
@@ -122,6 +124,18 @@ impl Elsewhere for Imports {
             let record = import.contents.records.get(key).filter(|record| !refused.layers.contains(&record.diff_id))?;
             Some((record.clone(), import.place.name()))
         })
+    }
+
+    fn has_files(&self, diff_id: &DiffId) -> bool {
+        self.offer(diff_id).is_some()
+    }
+
+    fn absence(&self, key: &CacheKey) -> String {
+        if let Some(import) = self.imports.iter().find(|import| import.contents.records.contains_key(key)) {
+            return format!("in the cache `{}`, whose files for it cannot be had", import.place.name());
+        }
+        let places: Vec<String> = self.imports.iter().map(|import| format!("`{}`", import.place.name())).collect();
+        format!("not in the cache {}", places.join(" or "))
     }
 }
 

@@ -19,12 +19,22 @@ use crate::task;
 pub struct Results {
     /// By key.
     pub records: BTreeMap<CacheKey, Record>,
+    /// The same by the keys that commands adopt results by.
+    pub adoptions: BTreeMap<CacheKey, Record>,
     /// The layers whose files go along; the others are only named.
     pub carried: BTreeSet<DiffId>,
     /// What their keys took to find.
     pub answers: Answers,
     /// Ids of the build's cache mounts.
     pub mount_ids: BTreeSet<String>,
+}
+
+impl Results {
+    /// What can be found.
+    pub fn all(&self) -> BTreeMap<CacheKey, Record> {
+        let both = self.records.iter().chain(&self.adoptions);
+        both.map(|(key, record)| (*key, record.clone())).collect()
+    }
 }
 
 /// What was sent.
@@ -62,7 +72,7 @@ pub async fn send(uploads: &Uploads, results: &Results) -> Result<Option<Sent>, 
 impl Sending {
     async fn send(&self, results: &Results, arrived: BTreeMap<DiffId, Arrived>) -> Result<Sent, TravelError> {
         let writer = self.writer().await?;
-        let mut contents = Contents { records: results.records.clone(), ..Contents::default() };
+        let mut contents = Contents { records: results.all(), ..Contents::default() };
         let mut sent = Sent {
             root: Digest::of(b""),
             results: results.records.len(),

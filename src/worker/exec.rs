@@ -16,7 +16,8 @@ use super::network::DefaultNetwork;
 use super::processes::Details;
 use super::program;
 use super::{Shared, Stack};
-use crate::digest::{Digest, Hasher};
+use crate::cache::key;
+use crate::digest::{CacheKey, Digest, Hasher};
 use crate::event::StepNumber;
 use crate::graph::{ExecOp, Limits, MountKind, Security};
 use crate::layer;
@@ -50,8 +51,12 @@ pub struct Surroundings<'a> {
     pub trees: Vec<PathBuf>,
 }
 
-/// Runs the command to its end and commits what it changed. Blocks.
-pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Result<(Record, Novelty), WorkError> {
+/// Runs the command with this key to its end and commits what it changed. Blocks.
+pub fn run(
+    (op, key): (&ExecOp, &CacheKey),
+    mounted: Mounted,
+    surroundings: &Surroundings<'_>,
+) -> Result<(Record, Novelty), WorkError> {
     let shared = surroundings.shared;
     let started = now();
     let temp = shared.store.temp_dir()?;
@@ -102,11 +107,12 @@ pub fn run(op: &ExecOp, mounted: Mounted, surroundings: &Surroundings<'_>) -> Re
     // a command that left what it had left before keeps its former layer, and with it the image's digest
     let mut content = stored.record.content.0.as_bytes().to_vec();
     content.extend_from_slice(times.as_bytes());
-    let parents = surroundings.parent.diff_ids();
-    match shared.cache.adopt(&parents, &content)? {
+    let adopted_by = key::adoption(&surroundings.parent.diff_ids(), &content);
+    shared.remember(&key::adoption_of(key), &adopted_by.0)?;
+    match shared.cache.adopt(&adopted_by)? {
         Some(former) if layer::is_untouched(&shared.store, &former.diff_id)? => Ok((former, Novelty::Adopted)),
         _ => {
-            shared.cache.offer(&parents, &content, &record)?;
+            shared.cache.insert(&adopted_by, &record)?;
             Ok((record, Novelty::New))
         }
     }

@@ -383,7 +383,7 @@ impl LocalWorker {
         let (shared, launcher, canceling) = (self.shared.clone(), self.launcher.clone(), self.canceling.clone());
         let (fittings, network) = (self.fittings.clone(), self.network.clone());
         let (op, parent) = (op.clone(), task.parent.clone());
-        let number = self.shared.numbers.get(&task.index).copied();
+        let (key, number) = (task.key, self.shared.numbers.get(&task.index).copied());
         let forms = self.shared.forms_ahead(task)?;
         let limits = self.shared.graph.step(task.index).origin.limits;
         task::blocking(move || {
@@ -397,7 +397,7 @@ impl LocalWorker {
             let note = |text| attend::Output::new(shared, number).note(text);
             let record = retry::repeat(limits.retry, canceling, note, || {
                 let mounted = mounts::prepare(&op, &mounted_trees, &cache_names, shared)?;
-                super::exec::run(&op, mounted, &surroundings)
+                super::exec::run((&op, &key), mounted, &surroundings)
             });
             drop(held);
             drop(locks);

@@ -65,6 +65,15 @@ impl Shared {
         }
     }
 
+    /// Keeps what a pure question came to, here and for others.
+    pub(super) fn remember(&self, key: &CacheKey, digest: &Digest) -> Result<(), WorkError> {
+        self.store.set_memo(key, digest.as_bytes())?;
+        self.tell(|told| {
+            told.memos.insert(*key, *digest);
+        });
+        Ok(())
+    }
+
     /// What a stack was asked in this store.
     fn testimony(&self, chain: &ChainId) -> Result<Testimony, WorkError> {
         let text = self.store.memo(&testimony_key(chain))?;
@@ -118,11 +127,7 @@ impl LocalWorker {
     }
 
     pub(super) fn remember(&self, key: &CacheKey, digest: &Digest) -> Result<(), WorkError> {
-        self.shared.store.set_memo(key, digest.as_bytes())?;
-        self.shared.tell(|told| {
-            told.memos.insert(*key, *digest);
-        });
-        Ok(())
+        self.shared.remember(key, digest)
     }
 
     /// Passes on what is known of a stack, if anybody wants to know. `false` if it should be asked, which it can be.

@@ -487,6 +487,10 @@ impl Worker for LocalWorker {
 
     fn recall(&self, task: &Task, record: &Record) -> Output {
         self.shared.ahead.send(task.index, record.diff_id);
+        if let (Op::Exec(_), true) = (&self.shared.graph.step(task.index).op, self.shared.told.is_some()) {
+            // passed on; not knowing it costs others a layer that they could adopt
+            let _passed_on = self.recalled(&key::adoption_of(&task.key));
+        }
         let layer = StackLayer { diff_id: record.diff_id, created_secs: Some(record.created_secs), base: None };
         Output::Stack(Arc::new(task.parent.with(layer)))
     }

@@ -7,6 +7,8 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use azure::Azure;
 use bucket::Bucket;
@@ -88,6 +90,61 @@ fn explain_says_which_cache_has_a_result() {
     // it is in the store now
     let again = second.build(&["--explain", "--cache-from", &from]).succeeds();
     assert!(again.stderr.contains("[stage-1 2/3] RUN echo base > /base\n    hit\n[stage-1 3/3]"), "{}", again.stderr);
+}
+
+#[test]
+fn explain_says_what_a_cache_lacks() {
+    let (first, second) = (machine(), machine());
+    let cache = first.text_path("cache");
+    let explained = |space: &Space, text: &str| {
+        space.dockerfile(text);
+        let from = format!("type=local,src={cache}");
+        space.build(&["--progress=none", "--explain", "--cache-from", &from]).succeeds().stderr
+    };
+    first.dockerfile("FROM busybox\nRUN echo a > /a\nRUN cat /a > /b\n");
+    first.build(&["--cache-to", &format!("type=local,dest={cache},mode=max")]).succeeds();
+    let told = explained(&second, "FROM busybox\nRUN echo a > /a\nRUN cat /a > /c\n");
+    let expected = format!(
+        "[2/3] RUN echo a > /a\n    hit\n      because it is in the cache `{cache}`\n\
+         [3/3] RUN cat /a > /c\n    ran\n      because never built here, and not in the cache `{cache}`\n"
+    );
+    assert!(told.ends_with(&expected), "{told}");
+    layers(Path::new(&cache)).iter().for_each(|path| fs::remove_file(path).expect("removed"));
+    let told = explained(&machine(), "FROM busybox\nRUN echo a > /a\nRUN cat /a > /c\n");
+    let expected = format!(
+        "[2/3] RUN echo a > /a\n    ran\n      \
+         because never built here, and in the cache `{cache}`, whose files for it cannot be had\n"
+    );
+    assert!(told.contains(&expected), "{told}");
+}
+
+#[test]
+fn a_command_that_changes_nothing_on_an_empty_machine_takes_over_the_layer_of_the_cache() {
+    let (first, second) = (machine(), machine());
+    let cache = first.text_path("cache");
+    let text = "FROM busybox\nRUN : V; echo a > /a; touch -d '2001-01-01 00:00:00' /a\nRUN cat /a > /b\n";
+    let build = |space: &Space, value: &str, flags: &[&str]| {
+        let more = ["-t", "app", "--explain"];
+        let run = space.dockerfile(&text.replace('V', value)).build(&[&more[..], flags].concat()).succeeds();
+        let layers = space.croze(["inspect", "-f", "{{json .RootFS.Layers}}", "app"]).succeeds().stdout;
+        (run, layers)
+    };
+    let (_, former) = build(&first, "1", &["--cache-to", &format!("type=local,dest={cache},mode=max")]);
+    // more than a second later files that the command itself makes have other times
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1100) {
+        thread::sleep(Duration::from_millis(50));
+    }
+    let next = second.text_path("next");
+    let to = format!("type=local,dest={next},mode=max");
+    let (run, layers) = build(&second, "2", &["--cache-from", &format!("type=local,src={cache}"), "--cache-to", &to]);
+    assert!(run.stderr.contains("    adopted: it ran and left what it had left before\n"), "{}", run.stderr);
+    assert_eq!(said(&run, &format!("importing cache manifest from {cache}")), ["it has 2 results"]);
+    assert_eq!((run.count("CACHED"), layers), (1, former.clone()), "{}", run.stderr);
+    // and so on, from machine to machine
+    let third = machine();
+    let (run, layers) = build(&third, "3", &["--cache-from", &format!("type=local,src={next}")]);
+    assert_eq!((run.count("CACHED"), layers), (1, former), "{}", run.stderr);
 }
 
 #[test]
