@@ -11,8 +11,10 @@
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::thread;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, openat, statat};
 
@@ -24,7 +26,7 @@ use crate::digest::{DiffId, Digest, Hasher};
 pub enum Touched {
     /// Nobody has written to it.
     No,
-    /// The files are other ones with the same sizes and times, as in a copy of the store.
+    /// The files are other ones with the same sizes and times, as in a copy of the store, or the seal cannot be read.
     Copied,
     /// Somebody has.
     Yes,
@@ -32,6 +34,9 @@ pub enum Touched {
 
 /// The file beside the tree.
 const SEAL: &str = "seal";
+
+/// What a seal begins with.
+const VERSION: &[u8] = b"seal 1\n";
 
 /// Names that one call lists.
 const LISTING_BYTES: usize = 16 << 10;
@@ -63,9 +68,12 @@ impl Store {
                 found.write(&place);
                 Touched::No
             }
-            Some(known) if known == found.to_bytes() => Touched::No,
-            Some(known) if known.ends_with(found.lasting.as_bytes()) => Touched::Copied,
-            Some(_) => Touched::Yes,
+            Some(known) => match known.strip_prefix(VERSION) {
+                Some(known) if known == found.to_bytes() => Touched::No,
+                Some(known) if known.len() == 64 && !known.ends_with(found.lasting.as_bytes()) => Touched::Yes,
+                // also one of another version, or one whose writer was killed: they say nothing against the layer
+                _ => Touched::Copied,
+            },
         })
     }
 
@@ -88,33 +96,15 @@ impl Seal {
         let root = openat(CWD, tree, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
         let (mut exact, mut lasting) = (Hasher::new(), Hasher::new());
         // paths rather than open directories: a tree may be deeper than descriptors go, and wider than memory is cheap
-        let mut todo: Vec<Vec<u8>> = vec![b".".to_vec()];
-        let mut entry = Vec::new();
-        while let Some(path) = todo.pop() {
-            let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let directory = openat(&root, path.as_slice(), flags, Mode::empty())?;
-            exact.field(&path);
-            lasting.field(&path);
-            for name in names(&directory)? {
-                let stat = statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
-                let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-                entry.clear();
-                entry.extend_from_slice(&name);
-                entry.push(0);
-                entry.extend_from_slice(&stat.st_mode.to_le_bytes());
-                // of a directory it is the file system's own affair
-                let size_bytes = if is_directory { 0 } else { stat.st_size };
-                entry.extend_from_slice(&size_bytes.to_le_bytes());
-                entry.extend_from_slice(&stat.st_mtime.to_le_bytes());
-                entry.extend_from_slice(&stat.st_mtime_nsec.to_le_bytes());
-                lasting.field(&entry);
-                entry.extend_from_slice(&stat.st_ctime.to_le_bytes());
-                entry.extend_from_slice(&stat.st_ctime_nsec.to_le_bytes());
-                exact.field(&entry);
-                if is_directory {
-                    todo.push([path.as_slice(), b"/", &name].concat());
-                }
+        let mut level: Vec<Vec<u8>> = vec![b".".to_vec()];
+        while !level.is_empty() {
+            let mut below = Vec::new();
+            for listing in listings(&root, &level)? {
+                exact.update(listing.seal.exact.as_bytes());
+                lasting.update(listing.seal.lasting.as_bytes());
+                below.extend(listing.directories);
             }
+            level = below;
         }
         Ok(Seal { exact: exact.finish(), lasting: lasting.finish() })
     }
@@ -128,7 +118,65 @@ impl Seal {
 
     fn write(&self, place: &Path) {
         // without one the next reader writes it
-        let _lost = fs::write(place.join(SEAL), self.to_bytes());
+        let _lost = fs::write(place.join(SEAL), [VERSION, &self.to_bytes()].concat());
+    }
+}
+
+/// What one directory holds.
+struct Listing {
+    seal: Seal,
+    /// Paths of the directories in it.
+    directories: Vec<Vec<u8>>,
+}
+
+/// Directories that are worth a thread: starting one costs as much as listing a few.
+const DIRECTORIES_PER_THREAD: usize = 32;
+
+/// The listings of the directories at `paths` below `root`, in that order. A command waits for them, or a pull: the cores share them.
+fn listings(root: &OwnedFd, paths: &[Vec<u8>]) -> io::Result<Vec<Listing>> {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = cores.min(paths.len() / DIRECTORIES_PER_THREAD).max(1);
+    let (first, others) = paths.split_at(paths.len().div_ceil(threads));
+    let list = |paths: &[Vec<u8>]| paths.iter().map(|path| Listing::of(root, path)).collect::<io::Result<Vec<_>>>();
+    thread::scope(|scope| {
+        let others: Vec<_> = others.chunks(first.len()).map(|paths| scope.spawn(move || list(paths))).collect();
+        let mut listings = list(first)?;
+        for other in others {
+            listings.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(listings)
+    })
+}
+
+impl Listing {
+    fn of(root: &OwnedFd, path: &[u8]) -> io::Result<Listing> {
+        let directory = openat(root, path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+        let (mut exact, mut lasting) = (Hasher::new(), Hasher::new());
+        exact.field(path);
+        lasting.field(path);
+        let mut directories = Vec::new();
+        let mut entry = Vec::new();
+        for name in names(&directory)? {
+            let stat = statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
+            let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            entry.clear();
+            entry.extend_from_slice(&name);
+            entry.push(0);
+            entry.extend_from_slice(&stat.st_mode.to_le_bytes());
+            // of a directory it is the file system's own affair
+            let size_bytes = if is_directory { 0 } else { stat.st_size };
+            entry.extend_from_slice(&size_bytes.to_le_bytes());
+            entry.extend_from_slice(&stat.st_mtime.to_le_bytes());
+            entry.extend_from_slice(&stat.st_mtime_nsec.to_le_bytes());
+            lasting.field(&entry);
+            entry.extend_from_slice(&stat.st_ctime.to_le_bytes());
+            entry.extend_from_slice(&stat.st_ctime_nsec.to_le_bytes());
+            exact.field(&entry);
+            if is_directory {
+                directories.push([path, b"/", &name].concat());
+            }
+        }
+        Ok(Listing { seal: Seal { exact: exact.finish(), lasting: lasting.finish() }, directories })
     }
 }
 
@@ -172,6 +220,10 @@ mod tests {
         (space, store, file, DiffId(digest))
     }
 
+    fn other_seal() -> String {
+        format!("seal 1\n{}", "x".repeat(64))
+    }
+
     #[test]
     fn who_writes_to_a_file_breaks_the_seal_and_who_reads_it_does_not() {
         let (_space, store, file, diff_id) = layer();
@@ -198,8 +250,10 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         assert_eq!(store.touched(&diff_id).expect("asked"), Touched::No);
         assert_eq!(fs::read(&path).expect("sealed"), whole);
-        fs::write(&path, "").expect("damaged");
-        assert_eq!(store.touched(&diff_id).expect("asked"), Touched::Yes);
+        for (damaged, says) in [("", Touched::Copied), ("seal 0\nsomething", Touched::Copied), (&other_seal(), Touched::Yes)] {
+            fs::write(&path, damaged).expect("damaged");
+            assert_eq!(store.touched(&diff_id).expect("asked"), says, "{damaged}");
+        }
         store.drop_layer(&diff_id).expect("dropped");
         assert_eq!(store.touched(&diff_id).expect("asked"), Touched::No);
     }
