@@ -147,8 +147,8 @@ impl<R: Read> Reader<R> {
             Ok((small(unsigned(fields.0)?)?, small(unsigned(fields.1)?)?))
         };
         let kind = match flag {
-            // Before directories had a type of their own, a slash told them apart.
-            b'0' | b'\0' | b'7' if name.ends_with(b"/") => EntryKind::Directory,
+            // Before directories had a type of their own, a slash told them apart. Newer types mean what they say to Go's reader.
+            b'\0' if name.ends_with(b"/") => EntryKind::Directory,
             b'0' | b'\0' | b'7' | b'S' => EntryKind::File,
             b'1' => EntryKind::HardLink(TreePath::clean(&target())),
             b'2' => EntryKind::Symlink(target()),
@@ -317,6 +317,19 @@ impl<R: Read> Read for Reader<R> {
     }
 }
 
+/// The first bytes of a stream, as many as a header has if there are so many.
+pub(super) fn start_of(input: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let mut start = Vec::with_capacity(BLOCK);
+    input.take(BLOCK as u64).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+/// Whether a tar begins with these bytes: a header, or the zeros of an empty one.
+pub(super) fn is_header(start: &[u8]) -> bool {
+    let block: Option<&[u8; BLOCK]> = start.get(..BLOCK).and_then(|block| block.try_into().ok());
+    block.is_some_and(|block| block.iter().all(|byte| *byte == 0) || verify_checksum(block).is_ok())
+}
+
 /// How a stream is packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Packing {
@@ -341,6 +354,12 @@ impl Packing {
             (b"\xfd7zXZ\x00", Packing::Xz),
             (b"\x28\xb5\x2f\xfd", Packing::Zstd),
         ];
+        // a frame that readers skip: its number ends in any four bits (RFC 8878, 3.1.2)
+        if let [first, 0x2a, 0x4d, 0x18, ..] = start
+            && first & 0xf0 == 0x50
+        {
+            return Packing::Zstd;
+        }
         MAGIC.iter().find(|(magic, _)| start.starts_with(magic)).map_or(Packing::Plain, |(_, packing)| *packing)
     }
 
@@ -550,6 +569,7 @@ mod tests {
         assert_eq!(Packing::detect(b"BZh91AY"), Packing::Bzip2);
         assert_eq!(Packing::detect(b"\xfd7zXZ\x00"), Packing::Xz);
         assert_eq!(Packing::detect(b"\x28\xb5\x2f\xfd\x00"), Packing::Zstd);
+        assert_eq!(Packing::detect(b"\x5a\x2a\x4d\x18\x00"), Packing::Zstd);
         assert_eq!(Packing::detect(b"\x1f"), Packing::Plain);
     }
 

@@ -13,6 +13,7 @@ use std::thread;
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::LayerError;
+use super::archive::{self, Packing};
 use super::estargz;
 use super::packed::write_layer;
 use super::pipeline::{Sink, ordered};
@@ -142,6 +143,18 @@ impl Compression {
         }
     }
 
+    /// How the blob of a layer is compressed that begins with these bytes, a block of a tar if it has so many. As with containerd,
+    /// they count more than the media type, about which some writers are wrong; what they do not tell the type does.
+    pub(super) fn found(self, start: &[u8]) -> Compression {
+        match Packing::detect(start) {
+            Packing::Gzip if self == Compression::Estargz => self,
+            Packing::Gzip => Compression::Gzip,
+            Packing::Zstd => Compression::Zstd,
+            _ if archive::is_header(start) => Compression::None,
+            _ => self,
+        }
+    }
+
     /// The plain bytes of `blob`, which may have several members or frames.
     pub(super) fn decoder<'a>(self, blob: &'a mut dyn Read) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
@@ -225,7 +238,9 @@ fn write_plain(store: &Store, digest: &Digest, compression: Compression, out: &m
     let path = store.blob_path(digest);
     let mut blob = File::open(&path).map_err(|source| StoreError::Io { action: "open", path, source })?;
     let damaged = |source| LayerError::Damaged { action: "decompress it", source };
-    let mut plain = compression.decoder(&mut blob).map_err(damaged)?;
+    let start = archive::start_of(&mut blob).map_err(damaged)?;
+    let mut blob = start.as_slice().chain(blob);
+    let mut plain = compression.found(&start).decoder(&mut blob).map_err(damaged)?;
     let (mut hasher, mut buffer) = (Hasher::new(), vec![0; 256 << 10]);
     loop {
         let count = plain.read(&mut buffer).map_err(damaged)?;

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use super::archive::{Entry, EntryKind, Form, Reader};
+use super::archive::{self, Entry, EntryKind, Form, Reader};
 use super::chunks::{Chunks, Filler, chunks};
 use super::compress::Compression;
 use super::gunzip::Gunzip;
@@ -130,9 +130,18 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Sends the plain bytes of `blob`, and its error if there is one. Ends early when the receiver does. What was sent, as a tar.
 fn decompress(blob: &mut dyn Read, compression: Compression, check: Check, filler: &Filler) -> Unpacked {
     let (mut hasher, mut tar_bytes) = (Hasher::new(), 0);
+    let start = match archive::start_of(blob) {
+        Ok(start) => start,
+        Err(err) => {
+            let _receiver_gone = filler.send(Err(err));
+            return Unpacked { diff_id: DiffId(hasher.finish()), tar_bytes };
+        }
+    };
+    let mut blob = start.as_slice().chain(blob);
+    let compression = compression.found(&start);
     let plain: io::Result<Box<dyn Read + '_>> = match (compression, check) {
         (Compression::Gzip | Compression::Estargz, Check::Digest) => Ok(Box::new(Gunzip::new(blob))),
-        _ => compression.decoder(blob),
+        _ => compression.decoder(&mut blob),
     };
     let mut plain = match plain {
         Ok(plain) => plain,

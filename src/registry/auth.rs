@@ -133,10 +133,8 @@ async fn token(
 ) -> Result<Answer, RegistryError> {
     #[derive(Deserialize)]
     struct Grant {
-        #[serde(default)]
-        token: String,
-        #[serde(default)]
-        access_token: String,
+        token: Option<String>,
+        access_token: Option<String>,
     }
     if let Some(Credential { secret: Secret::RegistryToken(token), .. }) = credential {
         return Ok(bearer_value(token).map_or(Answer::GiveUp, Answer::Retry));
@@ -189,7 +187,9 @@ async fn token(
     let url = response.url_for_people();
     let body = response.bytes(1 << 20).await?.unwrap_or_default();
     let grant: Option<Grant> = serde_json::from_slice(&body).ok();
-    let word = grant.map(|grant| if grant.token.is_empty() { grant.access_token } else { grant.token }).unwrap_or_default();
+    // some servers give both, one of them empty
+    let words = grant.into_iter().flat_map(|grant| [grant.token, grant.access_token]);
+    let word = words.flatten().find(|word| !word.is_empty()).unwrap_or_default();
     match bearer_value(&word) {
         Some(value) if !word.is_empty() => Ok(Answer::Retry(value)),
         _ => Err(RegistryError::Status { url, status: 200, message: "the token server sent no token".to_owned() }),

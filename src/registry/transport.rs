@@ -323,7 +323,7 @@ fn redirect_target(response: &Response) -> Result<Option<Uri>, RegistryError> {
 }
 
 /// Whether a secret meant for `from` may be shown to `to`: the same host and port, or its upgrade to https.
-fn same_service(from: &Uri, to: &Uri) -> bool {
+pub(super) fn same_service(from: &Uri, to: &Uri) -> bool {
     let port = |url: &Uri| url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
     let upgrade = (from.scheme_str(), to.scheme_str()) == (Some("http"), Some("https")) && (port(from), port(to)) == (80, 443);
     from.host() == to.host() && ((from.scheme() == to.scheme() && port(from) == port(to)) || upgrade)

@@ -246,9 +246,11 @@ impl Lookup<'_> {
         let answered_by = match policy {
             PullPolicy::Missing => AnsweredBy::Store { set_secs: Some(record.set_secs) },
             // Asking what the tag points at is free of charge; the documents need not be fetched if it did not move.
-            PullPolicy::Always => match self.client.tag_digest(self.image_ref).await? {
-                Some(digest) if digest == record.manifest => AnsweredBy::Registry(self.image_ref.host.clone()),
-                _ => return Ok(None),
+            PullPolicy::Always => match self.client.tag_digest(self.image_ref).await {
+                Ok(Some(digest)) if digest == record.manifest => AnsweredBy::Registry(self.image_ref.host.clone()),
+                // a registry may not know this way of asking; what is wrong else is met again when the documents are fetched
+                Ok(_) | Err(RegistryError::Status { .. } | RegistryError::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
             },
         };
         Ok(Some((Descriptor::new(&record.media_type, record.manifest, record.size_bytes), answered_by)))

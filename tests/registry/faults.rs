@@ -147,7 +147,7 @@ fn is_in_address(bytes: &[u8], at: usize) -> bool {
 }
 
 /// An image whose blobs have a few thousand bytes, so that faults strike anywhere; different for every `number`.
-async fn sample_in(store: &Store, number: u64, directory: &Path) -> Descriptor {
+pub async fn sample_in(store: &Store, number: u64, directory: &Path) -> Descriptor {
     let image = SampleImage::with_noise(2000 + 37 * (number as usize % 100), number as u32 + 1);
     image.write_layout(directory);
     let address = LayoutAddress::parse(&format!("{}:sample", directory.display())).expect("an address");

@@ -84,6 +84,8 @@ pub struct SampleImage {
     pub diff_id: Digest,
     /// What the manifests call the layer.
     pub layer_type: &'static str,
+    /// How often it stands in each image.
+    pub copies: usize,
 }
 
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -116,7 +118,7 @@ impl SampleImage {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(tar).expect("memory does not fail");
         let layer = gzip.finish().expect("memory does not fail");
-        SampleImage { layer, diff_id: Digest::of(tar), layer_type: LAYER_TYPE }
+        SampleImage { layer, diff_id: Digest::of(tar), layer_type: LAYER_TYPE, copies: 1 }
     }
 
     /// SHA-256 of the layer's blob.
@@ -134,15 +136,16 @@ impl SampleImage {
             format!(r#""mediaType":"{media_type}","digest":"{digest}","size":{}"#, bytes.len())
         };
         let layer = put(&self.layer, self.layer_type);
+        let layers = vec![format!("{{{layer}}}"); self.copies].join(",");
         let manifests: Vec<String> = [("linux", "amd64"), ("linux", "s390x"), ("unknown", "unknown")]
             .iter()
             .map(|(os, architecture)| {
-                let rootfs = format!(r#"{{"type":"layers","diff_ids":["{}"]}}"#, self.diff_id);
+                let diff_ids = vec![format!(r#""{}""#, self.diff_id); self.copies].join(",");
+                let rootfs = format!(r#"{{"type":"layers","diff_ids":[{diff_ids}]}}"#);
                 let config = format!(r#"{{"architecture":"{architecture}","os":"{os}","config":{{}},"rootfs":{rootfs}}}"#);
                 let config = put(config.as_bytes(), "application/vnd.oci.image.config.v1+json");
                 let kind = "application/vnd.oci.image.manifest.v1+json";
-                let manifest =
-                    format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","config":{{{config}}},"layers":[{{{layer}}}]}}"#);
+                let manifest = format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","config":{{{config}}},"layers":[{layers}]}}"#);
                 let manifest = put(manifest.as_bytes(), kind);
                 format!(r#"{{{manifest},"platform":{{"os":"{os}","architecture":"{architecture}"}}}}"#)
             })

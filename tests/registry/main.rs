@@ -7,6 +7,7 @@ mod faults;
 mod files;
 mod fixture;
 mod forms;
+mod odd;
 mod proxy;
 mod pull;
 mod remote;

@@ -22,10 +22,22 @@ pub enum Fault {
     Hang,
     /// 401 unless the token of `/token` is shown.
     NeedToken,
+    /// 401 whatever is shown: a token is good no longer.
+    Expired,
     /// 401 unless `me` and `secret` are shown.
     NeedBasic,
     /// 307 to the same path on another host.
     RedirectTo(String),
+    /// 302 to the same path on this host, in a `Location` without a host; what follows meets the next fault.
+    RedirectHere,
+    /// The answer's head becomes another one. The body ends where the connection does.
+    Head(fn(&str) -> String),
+    /// The body comes in chunks, without a word on its size.
+    Chunked,
+    /// The request's `Range` does not arrive.
+    WholeAlways,
+    /// Nothing is done.
+    Nothing,
 }
 
 /// A running proxy, one thread per connection, one request per connection.
@@ -39,6 +51,7 @@ pub struct Proxy {
 struct Request {
     line: String,
     headers: Vec<(String, String)>,
+    body: Vec<u8>,
     /// Whether the faults counted it.
     counted: bool,
 }
@@ -102,9 +115,14 @@ impl Request {
             reader.read_line(&mut text)?;
             match text.trim_end().split_once(": ") {
                 Some((name, value)) => headers.push((name.to_ascii_lowercase(), value.to_owned())),
-                None => return Ok(Request { line: line.trim_end().to_owned(), headers, counted: false }),
+                None => break,
             }
         }
+        let mut request = Request { line: line.trim_end().to_owned(), headers, body: Vec::new(), counted: false };
+        // read even if nobody wants it: a connection that closes before is reset
+        let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        reader.take(length).read_to_end(&mut request.body)?;
+        Ok(request)
     }
 }
 
@@ -132,12 +150,16 @@ impl Plan {
             }
             Some(Fault::Answer(kind, body)) => return say(client, "200 OK", &format!("Content-Type: {kind}\r\n"), body),
             Some(Fault::Status(status)) => return say(client, status, "Retry-After: 0\r\n", ""),
-            Some(Fault::NeedToken) if shown != Some("Bearer t0ken") => {
+            Some(Fault::NeedToken) if shown == Some("Bearer t0ken") => {}
+            Some(Fault::NeedToken | Fault::Expired) => {
                 let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{}/token\",service=\"fault\"\r\n", self.host);
                 return say(client, "401 Unauthorized", &challenge, "");
             }
             Some(Fault::NeedBasic) if shown != Some("Basic bWU6c2VjcmV0") => {
                 return say(client, "401 Unauthorized", "WWW-Authenticate: Basic realm=\"fault\"\r\n", "");
+            }
+            Some(Fault::RedirectHere) => {
+                return say(client, "302 Found", &format!("Location: {path}?moved=true\r\n"), "");
             }
             Some(Fault::RedirectTo(host)) => {
                 return say(client, "307 Temporary Redirect", &format!("Location: http://{host}{path}\r\n"), "");
@@ -145,19 +167,40 @@ impl Plan {
             _ => {}
         }
         let mut upstream = TcpStream::connect(&self.upstream)?;
-        write!(upstream, "{}\r\nHost: {}\r\nConnection: close\r\n", request.line, self.upstream)?;
+        // with the `Host` that was asked, so that uploads come back here
+        write!(upstream, "{}\r\nConnection: close\r\n", request.line)?;
         for (name, value) in &request.headers {
-            if !matches!(name.as_str(), "host" | "connection" | "authorization") {
+            let is_dropped = name == "range" && matches!(fault, Some(Fault::WholeAlways));
+            if !is_dropped && !matches!(name.as_str(), "connection" | "authorization") {
                 write!(upstream, "{name}: {value}\r\n")?;
             }
         }
         upstream.write_all(b"\r\n")?;
+        upstream.write_all(&request.body)?;
         let mut answer = Vec::new();
         upstream.read_to_end(&mut answer)?;
         let body = answer.windows(4).position(|window| window == b"\r\n\r\n").map_or(answer.len(), |end| end + 4);
         match fault {
             Some(Fault::CutBodyAfter(bytes)) => answer.truncate(body + bytes),
             Some(Fault::FlipBodyByte(index)) => answer[body + index] ^= 1,
+            Some(Fault::Head(change)) => {
+                let head = change(&String::from_utf8_lossy(&answer[..body]));
+                answer.splice(..body, head.into_bytes());
+            }
+            Some(Fault::Chunked) => {
+                let lines = String::from_utf8_lossy(&answer[..body]).into_owned();
+                let kept =
+                    lines.lines().filter(|line| !line.is_empty() && !line.to_ascii_lowercase().starts_with("content-length"));
+                let mut chunked = kept.map(|line| format!("{line}\r\n")).collect::<String>().into_bytes();
+                chunked.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+                for chunk in answer[body..].chunks(1000) {
+                    chunked.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                    chunked.extend_from_slice(chunk);
+                    chunked.extend_from_slice(b"\r\n");
+                }
+                chunked.extend_from_slice(b"0\r\n\r\n");
+                answer = chunked;
+            }
             _ => {}
         }
         client.write_all(&answer)

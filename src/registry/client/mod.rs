@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue};
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Uri};
 
 use super::auth::{self, Access, Answer, Granted};
 use super::config::{Endpoint, RegistryConfig};
 use super::credentials::{Credential, Credentials};
 use super::error::{Broken, RegistryError, Tags};
 use super::manifest::ACCEPTED;
-use super::transport::{Request, Response, Transport};
+use super::transport::{Request, Response, Transport, same_service};
 use crate::digest::Digest;
 use crate::reference::ImageRef;
 use crate::task;
@@ -90,13 +90,15 @@ impl Client {
             Tries::One => self.transport.send_once(request).await,
         };
         // an upload may go on at another host, which has no business with our tokens
-        let is_ours = request.url.authority().is_some_and(|authority| authority.as_str() == endpoint.authority);
+        let own: Option<Uri> = format!("{}://{}/", endpoint.scheme, endpoint.authority).parse().ok();
+        let is_own = |url: &Uri| own.as_ref().is_some_and(|own| same_service(own, url));
+        let is_ours = is_own(&request.url);
         if let Some(value) = self.granted.get(endpoint, access).filter(|_| is_ours) {
             request.headers.insert(AUTHORIZATION, value);
         }
         let mut response = send(&request).await?;
         let mut credential = None;
-        if response.status == StatusCode::UNAUTHORIZED && response.host() == endpoint.authority {
+        if response.status == StatusCode::UNAUTHORIZED && is_ours && is_own(&response.url) {
             credential = self.credential(endpoint, access).await?;
             let answer = auth::answer(&self.transport, endpoint, access, &response.headers, credential.as_ref()).await?;
             if let Answer::Retry(value) = answer {

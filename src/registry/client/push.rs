@@ -82,9 +82,13 @@ impl Pushing {
         }
         let mut session = None;
         if let Some(from) = from {
-            match self.start(Some((&blob.digest, from))).await? {
-                Start::Mounted => return Ok(Taken::Mounted),
-                Start::Session(location) => session = Some(location),
+            match self.start(Some((&blob.digest, from))).await {
+                Ok(Start::Mounted) => return Ok(Taken::Mounted),
+                Ok(Start::Session(location)) => session = Some(location),
+                // not from there, for reasons of its own: it may be sent all the same
+                Err(RegistryError::Denied { .. }) => {}
+                Err(RegistryError::Status { status: 400..500, .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         let path = file.await?;
