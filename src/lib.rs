@@ -19,6 +19,7 @@
 #![warn(missing_docs)]
 
 // words: values that everything speaks
+pub mod base64;
 pub mod diagnostic;
 pub mod digest;
 pub mod duration;

@@ -134,7 +134,7 @@ fn statements_lie_beside_the_image() {
     // the Dockerfile itself, where BuildKit's documentation has people look for it
     let source = &provenance["predicate"]["runDetails"]["metadata"]["buildkit_metadata"]["source"];
     let text = std::fs::read(space.path("ctx/Dockerfile")).expect("there");
-    let encoded = croze::registry::base64::encode(&text);
+    let encoded = croze::base64::encode(&text);
     assert_eq!((&source["infos"][0]["filename"], &source["infos"][0]["data"]), (&"Dockerfile".into(), &encoded.into()));
     let lines = |line: u64| serde_json::json!({"locations": [{"ranges": [{"start": {"line": line}, "end": {"line": line}}]}]});
     assert_eq!((&source["locations"]["step0"], &source["locations"]["step2"]), (&lines(1), &lines(3)));

@@ -40,6 +40,7 @@ const fn room(name: &'static str, floor: Floor, may_wait: Waiting, imports: &'st
 
 const ROOMS: &[Room] = &[
     // values that everything speaks
+    room("base64", Words, Blocks, &[]),
     room("digest", Words, Blocks, &[]),
     room("reference", Words, Blocks, &[]),
     room("diagnostic", Words, Blocks, &[]),

@@ -7,12 +7,12 @@ use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
+use crate::base64;
 use crate::diagnostic::Source;
 use crate::digest::Digest;
 use crate::dockerfile::ignore::Patterns;
 use crate::graph::{Chmod, CopySource, Graph, Mount, MountKind, Network, Op, Security, Sharing, Step, StepIndex, Unpack};
 use crate::reference::Platform;
-use crate::registry::base64;
 
 /// Steps by the names that they have here: inputs before the steps that read them.
 pub struct Definition<'a> {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::base64;
 use crate::builder::{self, BuildError, BuildRequest, Checked, From, Outline};
-use crate::cli::base64::base64;
 use crate::cli::values;
 use crate::diagnostic::{Diagnostic, Source, Span, nearest};
 use crate::event::EventSink;
@@ -349,7 +349,7 @@ impl CheckJson {
         let error = error.or_else(violation);
         CheckJson {
             warnings: Some(warnings).filter(|warnings| !warnings.is_empty()),
-            sources: vec![SourceJson { filename, data: base64(source.text().as_bytes()), language: "Dockerfile" }],
+            sources: vec![SourceJson { filename, data: base64::encode(source.text().as_bytes()), language: "Dockerfile" }],
             error,
         }
     }
@@ -410,7 +410,7 @@ impl OutlineJson {
             args: outline.arguments.iter().map(argument).collect(),
             secrets: credentials(&outline.secrets),
             ssh: credentials(&outline.agents),
-            sources: [base64(source.text().as_bytes())],
+            sources: [base64::encode(source.text().as_bytes())],
         }
     }
 }
@@ -445,7 +445,10 @@ impl TargetsJson {
             platform: from.platform.as_ref().map(|platform| platform.value.clone()),
             location: LocationJson::of(lines(source, from.lines)),
         };
-        TargetsJson { targets: stages.iter().enumerate().map(target).collect(), sources: [base64(source.text().as_bytes())] }
+        TargetsJson {
+            targets: stages.iter().enumerate().map(target).collect(),
+            sources: [base64::encode(source.text().as_bytes())],
+        }
     }
 }
 

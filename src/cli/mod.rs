@@ -16,7 +16,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::diagnostic::Diagnostic;
 
 pub mod args;
-mod base64;
 mod build;
 mod cache_mount;
 mod call;

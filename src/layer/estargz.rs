@@ -9,21 +9,19 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
-use serde::Serialize;
-use serde_json::ser::{PrettyFormatter, Serializer};
 use tar::{EntryType, Header};
 
 use super::LayerError;
 use super::compress::Encoding;
-use super::header::{BLOCK, TarEntry, TarKind, padding, write_header};
+use super::header::{BLOCK, padding};
 use super::pipeline::{Sink, ordered};
 use crate::digest::{DiffId, Digest, Hasher};
-use crate::image::rfc3339;
-use crate::snapshot::FileKind;
+use table::{Entry, described, number, records};
+
+mod table;
 
 /// Largest piece of a file in a member.
 const CHUNK_BYTES: usize = 4 << 20;
-const TABLE_NAME: &[u8] = b"stargz.index.json";
 /// An empty gzip member whose extra field holds where the table begins.
 const FOOTER_BYTES: usize = 51;
 const FOOTER_START: [u8; 16] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 26, 0, b'S', b'G', 22, 0];
@@ -77,7 +75,7 @@ pub(super) fn write(
     for entry in &mut contents.entries {
         entry.offset = entry.member.map_or(0, |member| starts[member]);
     }
-    let table = contents.table();
+    let table = table::packed(&contents.entries);
     contents.plain.update(&table);
     let place = format!("{:016x}", starts.last().copied().unwrap_or(0));
     let footer = [&FOOTER_START, place.as_bytes(), MAGIC, &FOOTER_END].concat();
@@ -139,84 +137,6 @@ struct Data {
     chunk_bytes: usize,
     whole: Hasher,
     chunk: Hasher,
-}
-
-/// An entry of the table; members as the spec orders them.
-#[derive(Serialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct Entry {
-    name: String,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    #[serde(skip_serializing_if = "is_zero")]
-    size: u64,
-    #[serde(rename = "modtime", skip_serializing_if = "String::is_empty")]
-    mtime: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    link_name: String,
-    #[serde(skip_serializing_if = "is_zero")]
-    mode: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    uid: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    gid: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    offset: u64,
-    /// The member that begins at `offset`, which is known late.
-    #[serde(skip)]
-    member: Option<usize>,
-    #[serde(skip_serializing_if = "is_zero")]
-    dev_major: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    dev_minor: u64,
-    /// Values in base64.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    xattrs: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<Digest>,
-    #[serde(skip_serializing_if = "is_zero")]
-    chunk_offset: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    chunk_size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    chunk_digest: Option<Digest>,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-#[derive(Serialize)]
-struct Table<'a> {
-    version: u32,
-    entries: &'a [Entry],
-}
-
-impl Contents {
-    /// The table as a tar of one entry.
-    fn table(&self) -> Vec<u8> {
-        let mut json = Vec::new();
-        let table = Table { version: 1, entries: &self.entries };
-        let mut serializer = Serializer::with_formatter(&mut json, PrettyFormatter::with_indent(b"\t"));
-        table.serialize(&mut serializer).expect("a table is plain data");
-        let size_bytes = json.len() as u64;
-        let entry = TarEntry {
-            name: TABLE_NAME.to_vec(),
-            kind: TarKind::Plain(FileKind::File),
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            size_bytes,
-            mtime_secs: 0,
-            xattrs: Vec::new(),
-        };
-        let mut tar = Vec::new();
-        write_header(&entry, &mut tar);
-        tar.extend_from_slice(&json);
-        tar.extend_from_slice(padding(size_bytes));
-        tar.extend_from_slice(&[0; 2 * BLOCK]);
-        tar
-    }
 }
 
 impl Packer {
@@ -390,74 +310,6 @@ impl Write for Packer {
     }
 }
 
-/// What the table says of an entry, but for its data.
-///
-/// A field that is no number, as empty ones of other programs are, is zero: a reader of the tar has to judge it, not the table.
-fn described(header: &Header, records: &BTreeMap<Vec<u8>, Vec<u8>>) -> Entry {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let record = |key: &str| records.get(key.as_bytes());
-    let kind = match header.entry_type() {
-        EntryType::Directory => "dir",
-        EntryType::Symlink => "symlink",
-        EntryType::Link => "hardlink",
-        EntryType::Char => "char",
-        EntryType::Block => "block",
-        EntryType::Fifo => "fifo",
-        _ => "reg",
-    };
-    let links = matches!(kind, "symlink" | "hardlink");
-    let link_name = record("linkpath").cloned().or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
-    let mtime = record("mtime").and_then(|value| std::str::from_utf8(value).ok()?.parse::<i64>().ok());
-    let mtime = mtime.unwrap_or(header.mtime().unwrap_or(0).cast_signed());
-    let xattr = |(key, value): (&Vec<u8>, &Vec<u8>)| Some((text(key.strip_prefix(b"SCHILY.xattr.")?), base64(value)));
-    let device = |number: io::Result<Option<u32>>| number.ok().flatten().filter(|_| matches!(kind, "char" | "block"));
-    let owner = |key: &str, field: io::Result<u64>| record(key).and_then(|value| number(value)).or(field.ok()).unwrap_or(0);
-    Entry {
-        name: text(record("path").map_or(&*header.path_bytes(), Vec::as_slice)),
-        kind,
-        mtime: if mtime == 0 { String::new() } else { rfc3339(mtime) },
-        link_name: link_name.filter(|_| links).map(|name| text(&name)).unwrap_or_default(),
-        mode: header.mode().unwrap_or(0).into(),
-        uid: owner("uid", header.uid()),
-        gid: owner("gid", header.gid()),
-        dev_major: device(header.device_major()).unwrap_or(0).into(),
-        dev_minor: device(header.device_minor()).unwrap_or(0).into(),
-        xattrs: records.iter().filter_map(xattr).collect(),
-        ..Entry::default()
-    }
-}
-
-/// `LENGTH KEY=VALUE\n`, one after the other.
-fn records(mut text: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut records = BTreeMap::new();
-    while let Some(space) = text.iter().position(|byte| *byte == b' ') {
-        let Some(length) = number(&text[..space]).and_then(|length| usize::try_from(length).ok()) else { break };
-        let Some(record) = text.get(space + 1..length.saturating_sub(1)) else { break };
-        if let Some(equals) = record.iter().position(|byte| *byte == b'=') {
-            records.insert(record[..equals].to_vec(), record[equals + 1..].to_vec());
-        }
-        text = text.get(length..).unwrap_or_default();
-    }
-    records
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for piece in bytes.chunks(3) {
-        let number = piece.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte)) << (8 * (3 - piece.len()));
-        for place in 0..4 {
-            let letter = LETTERS[(number >> (18 - 6 * place)) as usize & 63];
-            text.push(if place <= piece.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
-}
-
 /// What a descriptor says of a blob that [`Packer`] has written.
 ///
 /// # Errors
@@ -600,10 +452,5 @@ mod tests {
         for bytes in [b"".as_slice(), &[0; 100], &FOOTER_START.repeat(4)] {
             assert!(matches!(annotations(Cursor::new(bytes)), Err(LayerError::Damaged { .. })));
         }
-    }
-
-    #[test]
-    fn base64_as_in_rfc_4648() {
-        assert_eq!(["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes())), ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
     }
 }

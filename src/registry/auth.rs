@@ -8,11 +8,11 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 
-use super::base64;
 use super::config::{Endpoint, is_loopback};
 use super::credentials::{Credential, Secret};
 use super::error::{CredentialsUsed, RegistryError};
 use super::transport::{Payload, Request, Transport};
+use crate::base64;
 
 /// Our name at token servers.
 const CLIENT_ID: &str = "croze";

@@ -9,7 +9,6 @@
 //! Elsewhere: which image is used and where it is kept (`source::image`), compression (`layer`).
 
 mod auth;
-pub mod base64;
 mod blob;
 mod client;
 mod config;

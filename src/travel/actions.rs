@@ -20,10 +20,11 @@ use super::TravelError;
 use super::address::ActionsAddress;
 use super::azure::Asked;
 use super::checked::{named, to_the_end};
+use crate::base64;
 use crate::digest::Digest;
 use crate::image::Descriptor;
 use crate::registry::manifest::LARGEST_DOCUMENT_BYTES;
-use crate::registry::{BlobReader, Broken, Client, Payload, RegistryError, Request, base64};
+use crate::registry::{BlobReader, Broken, Client, Payload, RegistryError, Request};
 
 /// What tells entries of one kind from those of others under the same name; all of BuildKit's have this.
 const VERSION_TEXT: &str = "|go-actionscache-1.0";

@@ -12,8 +12,9 @@ use jiff::Timestamp;
 
 use super::TravelError;
 use super::sign::escaped;
+use crate::base64;
 use crate::digest::hmac;
-use crate::registry::{Payload, RegistryError, Request, Response, Transport, base64, unescape};
+use crate::registry::{Payload, RegistryError, Request, Response, Transport, unescape};
 
 const API_VERSION: &str = "2021-12-02";
 

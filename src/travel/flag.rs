@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::address::{ActionsAddress, Address, BucketAddress, ContainerAddress};
 use super::azure::AccountKey;
 use super::sign::Keys;
+use crate::base64;
 use crate::duration;
 use crate::fields::{self, FieldError, Kinds};
 use crate::image::Dialect;
 use crate::layer::{Compression, Encoding};
-use crate::registry::base64;
 
 /// A cache to read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::answers::Answers;
 use super::config::{BadConfig, Contents};
+use crate::base64;
 use crate::digest::DiffId;
 use crate::image::{Descriptor, ImageConfig};
-use crate::registry::base64;
 
 /// The member of an image config.
 pub const MEMBER: &str = "croze.cache.v1";

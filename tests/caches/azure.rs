@@ -7,8 +7,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use croze::base64;
 use croze::digest::hmac;
-use croze::registry::{base64, unescape};
+use croze::registry::unescape;
 use serde_json::{Value, json};
 
 /// The account that signs its requests, and its key.

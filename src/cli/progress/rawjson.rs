@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cli::base64::base64;
+use crate::base64;
 use crate::cli::progress::{Now, View};
 use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
@@ -51,8 +51,7 @@ impl View for RawJson {
                     Stream::Stdout => 1,
                     Stream::Stderr => 2,
                 };
-                let log =
-                    json!({ "vertex": self.digest(*step), "stream": stream, "data": base64(bytes), "timestamp": time(now) });
+                let log = json!({ "vertex": self.digest(*step), "stream": stream, "data": base64::encode(bytes), "timestamp": time(now) });
                 json!({ "logs": [log] })
             }
             Event::Note { step, text } => {
@@ -105,10 +104,10 @@ impl RawJson {
 fn warning(diagnostic: &Diagnostic) -> Value {
     let description = diagnostic.rule.map(|rule| rule.description.to_owned());
     let details = description.iter().chain(&diagnostic.notes).chain(&diagnostic.helps);
-    let details: Vec<String> = details.map(|text| base64(text.as_bytes())).collect();
+    let details: Vec<String> = details.map(|text| base64::encode(text.as_bytes())).collect();
     let line = diagnostic.place.as_ref().map(|(source, span)| format!(" (line {})", source.line_column(span.start).0));
     let short = format!("{}: {}{}", diagnostic.code, diagnostic.message, line.unwrap_or_default());
-    let mut warning = json!({ "level": 1, "short": base64(short.as_bytes()), "detail": details });
+    let mut warning = json!({ "level": 1, "short": base64::encode(short.as_bytes()), "detail": details });
     if let Some(url) = diagnostic.rule.and_then(|rule| rule.url) {
         warning["url"] = json!(url);
     }
@@ -118,7 +117,7 @@ fn warning(diagnostic: &Diagnostic) -> Value {
             // BuildKit counts characters of a line from 0
             json!({ "line": line, "character": column - 1 })
         };
-        warning["sourceInfo"] = json!({ "filename": source.name(), "data": base64(source.text().as_bytes()) });
+        warning["sourceInfo"] = json!({ "filename": source.name(), "data": base64::encode(source.text().as_bytes()) });
         warning["range"] = json!([{ "start": point(span.start), "end": point(span.end) }]);
     }
     warning
@@ -171,7 +170,7 @@ mod tests {
         let source = Source::new("Dockerfile", "FROM a\n");
         let warning = Diagnostic::warning("Rule", "odd", &source, Span::new(5, 6));
         let line = &lines(&[Event::Warning(Box::new(warning))])[0]["warnings"][0];
-        assert_eq!(line["short"], base64(b"Rule: odd (line 1)"));
+        assert_eq!(line["short"], base64::encode(b"Rule: odd (line 1)"));
         assert_eq!(line["range"][0], json!({"start": {"line": 1, "character": 5}, "end": {"line": 1, "character": 6}}));
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Credential, CredentialError, Secret};
-use crate::registry::base64;
+use crate::base64;
 
 /// The key that Docker keeps its own registry under.
 const HUB: &str = "https://index.docker.io/v1/";
