@@ -375,7 +375,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::layer::{LayerLimits, commit, unpack};
+    use crate::layer::{LayerLimits, Lower, commit, unpack};
 
     fn empty() -> (tempfile::TempDir, Store) {
         let space = tempfile::tempdir().unwrap();
@@ -416,7 +416,7 @@ mod tests {
             assert_eq!(variant.diff_id, diff_id);
             assert_eq!(compression == Compression::None, variant.digest == diff_id.0);
             let mut blob = fs::File::open(store.blob_path(&variant.digest)).unwrap();
-            let layer = unpack(&store, &mut blob, compression, Some(diff_id), None, LayerLimits::NONE).unwrap();
+            let layer = unpack(&store, &mut blob, compression, Some(diff_id), Lower::Nothing, LayerLimits::NONE).unwrap();
             assert_eq!(layer.record.diff_id, diff_id);
         }
     }
@@ -442,7 +442,10 @@ mod tests {
             assert_eq!(converted(&other, &diff_id, (&source.digest, from), to.into()).unwrap(), of_tree);
             let wrong = converted(&other, &DiffId(Digest::of(b"x")), (&source.digest, from), to.into());
             assert!(matches!(wrong, Err(LayerError::WrongContent { .. })), "{wrong:?}");
-            let damaged = converted(&other, &DiffId(Digest::of(b"x")), (&source.digest, Compression::Gzip), to.into());
+            let bytes = fs::read(store.blob_path(&source.digest)).unwrap();
+            let (_third_space, third) = empty();
+            let cut = third.write_blob(&bytes[..bytes.len() - 5]).unwrap();
+            let damaged = converted(&third, &diff_id, (&cut, from), to.into());
             assert!(matches!(damaged, Err(LayerError::Damaged { .. })), "{damaged:?}");
         }
     }
@@ -463,7 +466,7 @@ mod tests {
         let clamped = compressed(&store, &diff_id, Compression::Gzip, Some(5)).unwrap();
         assert_ne!(clamped.diff_id, diff_id);
         let mut blob = fs::File::open(store.blob_path(&clamped.digest)).unwrap();
-        unpack(&store, &mut blob, Compression::Gzip, Some(clamped.diff_id), None, LayerLimits::NONE).unwrap();
+        unpack(&store, &mut blob, Compression::Gzip, Some(clamped.diff_id), Lower::Nothing, LayerLimits::NONE).unwrap();
     }
 
     #[test]
@@ -482,7 +485,7 @@ mod tests {
         let (_space, store, _) = store(1);
         let tar = [0; 1024];
         let expected = DiffId(Digest::of(b"another"));
-        let result = unpack(&store, &mut tar.as_slice(), Compression::None, Some(expected), None, LayerLimits::NONE);
+        let result = unpack(&store, &mut tar.as_slice(), Compression::None, Some(expected), Lower::Nothing, LayerLimits::NONE);
         assert!(matches!(result, Err(LayerError::WrongContent { .. })));
         assert!(store.layer(&DiffId(Digest::of(&tar))).unwrap().is_none());
         assert!(store.layer(&expected).unwrap().is_none());

@@ -8,7 +8,7 @@ use std::thread;
 use super::LayerError;
 use super::chunks::{Filler, chunks};
 use super::compress::Compression;
-use super::unpack::{LayerLimits, unpack};
+use super::unpack::{LayerLimits, Lower, unpack};
 use crate::digest::{DiffId, Digest};
 use crate::store::{Store, StoreError, StoredLayer, VerifiedBlob};
 
@@ -27,6 +27,7 @@ pub fn keep_and_unpack(
     digest: &Digest,
     compression: Compression,
     expected: DiffId,
+    lower: Lower<'_>,
     limits: LayerLimits,
 ) -> Result<Option<StoredLayer>, LayerError> {
     let mut kept = store.verified_blob()?;
@@ -36,8 +37,8 @@ pub fn keep_and_unpack(
         scope.spawn(move || keep(blob, kept, &filler));
         // dropped at the end of this closure, which ends the other thread
         let mut incoming = incoming;
-        let stored = match unpack(store, &mut incoming, compression, Some(expected), None, limits) {
-            Err(LayerError::LinkTarget { .. }) => None,
+        let stored = match unpack(store, &mut incoming, compression, Some(expected), lower, limits) {
+            Err(error) if error.needs_lower() => None,
             Err(error) if error.is_about_content() => {
                 let _failure_is_known_to_the_sender = io::copy(&mut incoming, &mut io::sink());
                 return Err(error);

@@ -41,7 +41,7 @@ pub use packed::{pack, tree, trees};
 pub use pipeline::each;
 pub use proof::{Proof, examine, is_untouched, sound};
 pub use tar::{Content, Contents, TarSummary, write_tar};
-pub use unpack::{LayerLimits, Unpacked, unpack, unpack_into};
+pub use unpack::{LayerLimits, Lower, Unpacked, unpack, unpack_into};
 pub use walk::{Entry, What, is_reserved};
 
 /// Why a layer could not be written, read or unpacked.
@@ -89,6 +89,12 @@ pub enum LayerError {
         path: TreePath,
         /// Where it leads.
         target: TreePath,
+    },
+    /// A directory that the tar takes for granted: what it is like is for the layers below to say, and these are not known.
+    #[error("what `{path}` is like is said by layers below this one")]
+    ParentBelow {
+        /// The directory.
+        path: TreePath,
     },
     /// It holds more than one layer may.
     #[error("it has more than {limit} {what}")]
@@ -142,6 +148,11 @@ impl LayerError {
             LayerError::Snapshot(SnapshotError::LinkLoop { .. }) => true,
             _ => false,
         }
+    }
+
+    /// Whether the layer could not be unpacked for want of those below it.
+    pub fn needs_lower(&self) -> bool {
+        matches!(self, LayerError::LinkTarget { .. } | LayerError::ParentBelow { .. })
     }
 
     /// Wraps an I/O error on a path of a tree.

@@ -128,7 +128,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::layer::{Compression, LayerLimits, unpack};
+    use crate::layer::{Compression, LayerLimits, Lower, unpack};
 
     #[test]
     fn an_unpacked_layer_of_an_earlier_boot_is_proven_by_its_tar() {
@@ -138,7 +138,7 @@ mod tests {
         let mut tar = Vec::new();
         write_tar(&space.path().join("tree"), None, &mut tar).unwrap();
         let store = Store::open(&space.path().join("store")).unwrap();
-        let layer = unpack(&store, &mut tar.as_slice(), Compression::None, None, None, LayerLimits::NONE).unwrap();
+        let layer = unpack(&store, &mut tar.as_slice(), Compression::None, None, Lower::Nothing, LayerLimits::NONE).unwrap();
         let diff_id = layer.record.diff_id;
         let tree = packed::tree(&store, &diff_id, &[]).unwrap().unwrap();
         let record = tree.parent().unwrap().join("record");

@@ -42,23 +42,43 @@ impl Default for LayerLimits {
     }
 }
 
+/// What is known of the layers below one.
+#[derive(Clone, Copy)]
+pub enum Lower<'a> {
+    /// There are none, or they do not matter.
+    Nothing,
+    /// They are not at hand: a layer that cannot do without them is not unpacked.
+    Unknown,
+    /// These.
+    View(&'a View),
+}
+
+impl<'a> Lower<'a> {
+    fn view(self) -> Option<&'a View> {
+        match self {
+            Lower::View(view) => Some(view),
+            Lower::Nothing | Lower::Unknown => None,
+        }
+    }
+}
+
 /// Unpacks `blob` into the store.
 ///
-/// With `expected`, nothing is published unless the tar has that digest. `lower` is the stack below, where known: a hard
-/// link to a file that only exists there becomes a copy of it, and directories that the tar takes for granted get the
-/// metadata that they have there (else root's, mode 0755, time 0).
+/// With `expected`, nothing is published unless the tar has that digest. `lower` is the stack below: a hard link to a file that
+/// only exists there becomes a copy of it, and directories that the tar takes for granted get the metadata that they have
+/// there (else root's, mode 0755, time 0), as containerd does it. A layer's tree then fits the first stack that asked for it.
 ///
 /// The record's content digest names the tar itself, times included: what comes from outside is compared by its diff_id.
 ///
 /// # Errors
 /// `Damaged` for what ends too early or is no tar, `WrongContent` for another tar than expected, `LinkTarget` for a hard
-/// link to nothing (with `lower` it may exist), `TooLarge` for what exceeds `limits`, `Tree` if a file cannot be created.
+/// link to nothing (with `lower` it may exist), `ParentBelow` where `lower` is needed, `TooLarge` for what exceeds `limits`, `Tree` if a file cannot be created.
 pub fn unpack(
     store: &Store,
     blob: &mut dyn Read,
     compression: Compression,
     expected: Option<DiffId>,
-    lower: Option<&View>,
+    lower: Lower<'_>,
     limits: LayerLimits,
 ) -> Result<StoredLayer, LayerError> {
     let temp = store.temp_dir()?;
@@ -93,6 +113,7 @@ pub fn unpack_into(
     lower: Option<&View>,
     limits: LayerLimits,
 ) -> Result<Unpacked, LayerError> {
+    let lower = lower.map_or(Lower::Nothing, Lower::View);
     unpack_tree(tree, blob, (compression, Check::Checksum), lower, limits)
 }
 
@@ -109,7 +130,7 @@ fn unpack_tree(
     tree: &Path,
     blob: &mut dyn Read,
     (compression, check): (Compression, Check),
-    lower: Option<&View>,
+    lower: Lower<'_>,
     limits: LayerLimits,
 ) -> Result<Unpacked, LayerError> {
     let root = Dir::open(tree).map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
@@ -174,7 +195,7 @@ fn decompress(blob: &mut dyn Read, compression: Compression, check: Check, fille
 /// Zeros behind an archive that cost nobody anything: writers fill up a block of their own size.
 const PADDING_BYTES: u64 = 1 << 20;
 
-fn create_all(root: Dir, tar: Chunks, lower: Option<&View>, limits: LayerLimits) -> Result<(), LayerError> {
+fn create_all(root: Dir, tar: Chunks, lower: Lower<'_>, limits: LayerLimits) -> Result<(), LayerError> {
     let mut reader = Reader::new(tar);
     let mut tree = Unpacker::new(root, lower, limits)?;
     while let Some(entry) = reader.next_entry()? {
@@ -195,7 +216,7 @@ struct Unpacker<'a> {
     root: Dir,
     /// The same tree, for following the layer's own links.
     links: DirTree,
-    lower: Option<&'a View>,
+    lower: Lower<'a>,
     /// The directory of the last entry: archives go through a tree directory by directory.
     last: Option<(TreePath, Dir)>,
     /// Set at the end, because creating a name changes its directory's time.
@@ -209,7 +230,7 @@ struct Unpacker<'a> {
 const MAX_LINKS: usize = 255;
 
 impl<'a> Unpacker<'a> {
-    fn new(root: Dir, lower: Option<&'a View>, limits: LayerLimits) -> Result<Unpacker<'a>, LayerError> {
+    fn new(root: Dir, lower: Lower<'a>, limits: LayerLimits) -> Result<Unpacker<'a>, LayerError> {
         let again = root.reopen().map_err(|err| LayerError::tree("open", &TreePath::root(), err))?;
         let mut dir_times = BTreeMap::new();
         dir_times.insert(TreePath::root(), Time::default());
@@ -332,7 +353,7 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         }
         let in_layer = self.links.lookup(&found)?.filter(|meta| meta.kind != WHITEOUT);
-        let below = match (in_layer, self.lower) {
+        let below = match (in_layer, self.lower.view()) {
             (Some(meta), _) if meta.kind == FileKind::Directory => return Err(missing()),
             (Some(_), _) => None,
             (None, Some(lower)) => {
@@ -406,6 +427,9 @@ impl<'a> Unpacker<'a> {
                     if found.is_some() {
                         dir.remove_file(&name).map_err(failed("replace"))?;
                     }
+                    if found != Some(WHITEOUT) && matches!(self.lower, Lower::Unknown) {
+                        return Err(LayerError::ParentBelow { path: here.child(&name) });
+                    }
                     self.imply(&here.child(&name), &dir, &name, found == Some(WHITEOUT)).map_err(failed("create"))?;
                 }
             }
@@ -423,7 +447,7 @@ impl<'a> Unpacker<'a> {
         let mut mode = 0o755;
         if hides_lower {
             made.set_opaque()?;
-        } else if let Some(lower) = self.lower
+        } else if let Some(lower) = self.lower.view()
             && let Some(meta) = lower.lookup(path).map_err(io::Error::other)?
             && meta.kind == FileKind::Directory
         {

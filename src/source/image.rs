@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::SourceError;
 use crate::digest::{DiffId, Digest};
 use crate::image::{Descriptor, ImageConfig};
-use crate::layer::{self, Compression, LayerError, LayerLimits};
+use crate::layer::{self, Compression, LayerError, LayerLimits, Lower};
 use crate::reference::{ImageRef, Platform};
 use crate::registry::manifest::{BadDocument, Document, Manifest};
 use crate::registry::{Client, RegistryError};
@@ -143,11 +143,12 @@ pub async fn ensure_layers(
     let name = image_ref.map_or_else(|| image.name.clone(), ImageRef::familiar);
     let mut distinct: HashMap<DiffId, Option<StoredLayer>> = HashMap::new();
     let mut tasks = JoinSet::new();
-    for layer in &image.layers {
+    for (number, layer) in image.layers.iter().enumerate() {
         if distinct.insert(layer.diff_id, None).is_none() {
+            let lower = if number == 0 { Lower::Nothing } else { Lower::Unknown };
             let (store, client) = (store.clone(), client.clone());
             let in_store = matches!(image.answered_by, AnsweredBy::Store { .. });
-            let ensured = ensure_layer(store, client, layer.clone(), image_ref.cloned(), limits);
+            let ensured = ensure_layer(store, client, layer.clone(), image_ref.cloned(), (lower, limits));
             let (image_ref, diff_id, digest, name) = (image_ref.cloned(), layer.diff_id, layer.digest, name.clone());
             tasks.spawn(async move {
                 ensured.await.map_err(|error| match (error, image_ref) {
@@ -351,10 +352,10 @@ async fn ensure_layer(
     client: Client,
     layer: BaseLayer,
     image_ref: Option<ImageRef>,
-    limits: LayerLimits,
+    (lower, limits): (Lower<'static>, LayerLimits),
 ) -> Result<Option<StoredLayer>, SourceError> {
     let (local_store, local_layer) = (store.clone(), layer.clone());
-    match task::blocking(move || layer_from_store(&local_store, &local_layer, None, limits)).await {
+    match task::blocking(move || layer_from_store(&local_store, &local_layer, lower, limits)).await {
         Ok(FromStore::Layer(stored)) => return Ok(Some(stored)),
         Ok(FromStore::NoBlob) => {}
         Err(error) if needs_below(&error) => return Ok(None),
@@ -371,7 +372,7 @@ async fn ensure_layer(
     let (host, repository) = (image_ref.host.clone(), image_ref.repository.clone());
     client
         .fetch_blob(&image_ref, digest, size_bytes, move |blob| {
-            let stored = layer::keep_and_unpack(&store, blob, &digest, compression, diff_id, limits)?;
+            let stored = layer::keep_and_unpack(&store, blob, &digest, compression, diff_id, lower, limits)?;
             // losing it costs sending the blob, should it ever be pushed
             let _lost = store.set_blob_source(&host, &digest, &repository);
             Ok(stored)
@@ -379,7 +380,7 @@ async fn ensure_layer(
         .await
 }
 
-/// Unpacks a layer with hard links to files of the layers `below` it, bottom first.
+/// Unpacks a layer that speaks of files or directories of the layers `below` it, bottom first.
 async fn unpack_above(
     store: Store,
     layer: BaseLayer,
@@ -388,7 +389,7 @@ async fn unpack_above(
 ) -> Result<StoredLayer, SourceError> {
     task::blocking(move || {
         let view = View::new(layer::trees(&store, &below)?).map_err(LayerError::from)?;
-        match layer_from_store(&store, &layer, Some(&view), limits)? {
+        match layer_from_store(&store, &layer, Lower::View(&view), limits)? {
             FromStore::Layer(stored) => Ok(stored),
             FromStore::NoBlob => Err(StoreError::Missing { digest: layer.digest }.into()),
         }
@@ -401,12 +402,7 @@ enum FromStore {
     NoBlob,
 }
 
-fn layer_from_store(
-    store: &Store,
-    layer: &BaseLayer,
-    below: Option<&View>,
-    limits: LayerLimits,
-) -> Result<FromStore, SourceError> {
+fn layer_from_store(store: &Store, layer: &BaseLayer, lower: Lower<'_>, limits: LayerLimits) -> Result<FromStore, SourceError> {
     if let Some(stored) = layer::sound(store, &layer.diff_id)? {
         return Ok(FromStore::Layer(stored));
     }
@@ -416,7 +412,7 @@ fn layer_from_store(
     let path = store.blob_path(&layer.digest);
     let mut blob = File::open(&path).map_err(|source| SourceError::Io { action: "open", path, source })?;
     let compression = known_compression(layer)?;
-    Ok(FromStore::Layer(layer::unpack(store, &mut blob, compression, Some(layer.diff_id), below, limits)?))
+    Ok(FromStore::Layer(layer::unpack(store, &mut blob, compression, Some(layer.diff_id), lower, limits)?))
 }
 
 /// Says which layer it is whose content is at fault.
@@ -430,7 +426,7 @@ fn of_layer(error: SourceError, digest: Digest, image: &str) -> SourceError {
 
 /// Whether a layer could not be unpacked for want of the layers below it.
 fn needs_below(error: &SourceError) -> bool {
-    matches!(error, SourceError::Layer(LayerError::LinkTarget { .. }))
+    matches!(error, SourceError::Layer(error) if error.needs_lower())
 }
 
 fn known_compression(layer: &BaseLayer) -> Result<Compression, SourceError> {

@@ -12,7 +12,7 @@ use super::{Answers, Place, TravelError, inline};
 use crate::cache::Elsewhere;
 use crate::digest::{CacheKey, ChainId, DiffId, Digest};
 use crate::image::Descriptor;
-use crate::layer::{self, Compression, LayerLimits};
+use crate::layer::{self, Compression, LayerLimits, Lower};
 use crate::snapshot::Testimony;
 use crate::store::{BlobWriter, Record, Store, StoredLayer};
 use crate::task;
@@ -336,7 +336,7 @@ async fn fetch(
         .blob(blob, move |from| {
             let path = store.blob_path(&digest);
             let mut tee = Tee { from, to: store.blob_writer()? };
-            let stored = layer::unpack(&store, &mut tee, compression, Some(diff_id), None, limits)?;
+            let stored = layer::unpack(&store, &mut tee, compression, Some(diff_id), Lower::Nothing, limits)?;
             io::copy(&mut tee, &mut io::sink()).map_err(TravelError::io("write", &path))?;
             tee.to.finish(Some(digest))?;
             Ok(stored)

@@ -381,3 +381,75 @@ fn an_index_may_list_indexes() {
         assert!(space.build_files(&["--build-context", &context, "--platform", platform]).join("noise").is_file());
     }
 }
+
+/// Writes an OCI layout of an image with these tars for layers, tagged `sample`.
+fn write_layers(layout: &std::path::Path, tars: &[Vec<u8>]) {
+    let blobs = layout.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).expect("writable");
+    let put = |bytes: &[u8], kind: &str| {
+        let digest = Digest::of(bytes);
+        std::fs::write(blobs.join(digest.hex()), bytes).expect("writable");
+        serde_json::json!({"mediaType": kind, "digest": digest, "size": bytes.len()})
+    };
+    let layers: Vec<serde_json::Value> = tars.iter().map(|tar| put(&gzip(tar), GZIP)).collect();
+    let diff_ids: Vec<Digest> = tars.iter().map(|tar| Digest::of(tar)).collect();
+    let rootfs = serde_json::json!({"type": "layers", "diff_ids": diff_ids});
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs});
+    let config = put(config.to_string().as_bytes(), "application/vnd.oci.image.config.v1+json");
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers});
+    let mut entry = put(manifest.to_string().as_bytes(), "application/vnd.oci.image.manifest.v1+json");
+    entry["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": "sample"});
+    let top = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
+    std::fs::write(layout.join("index.json"), top.to_string()).expect("writable");
+    std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("writable");
+}
+
+#[test]
+fn directories_that_a_layer_takes_for_granted_are_as_below() {
+    let tar = |entries: &[(&str, u8, u32, u64)]| {
+        let mut tar = Vec::new();
+        for (name, kind, mode, owner) in entries {
+            tar.extend(block(name, *kind, &[b'0'; 12], |block| {
+                block[100..108].copy_from_slice(format!("{mode:07o}\0").as_bytes());
+                block[108..116].copy_from_slice(format!("{owner:07o}\0").as_bytes());
+            }));
+        }
+        tar.resize(tar.len() + 1024, 0);
+        tar
+    };
+    let below =
+        tar(&[("tmp/", b'5', 0o1777, 0), ("home/", b'5', 0o700, 5), ("opaque/", b'5', 0o750, 3), ("opaque/a", b'0', 0o644, 0)]);
+    let above = tar(&[
+        ("tmp/file", b'0', 0o600, 0),
+        ("home/me/file", b'0', 0o600, 7),
+        ("opaque/.wh..wh..opq", b'0', 0o600, 0),
+        ("opaque/b", b'0', 0o600, 0),
+    ]);
+    let space = Space::new();
+    write_layers(&space.path("layout"), &[below.clone(), above.clone(), above]);
+    space.dockerfile("FROM base\n");
+    let context = format!("base=oci-layout://{}:sample", space.text_path("layout"));
+    space.build(&["--build-context", &context, "-o", "type=tar,dest=files.tar"]).succeeds();
+    let mut files = tar::Archive::new(std::fs::File::open(space.path("files.tar")).expect("there"));
+    let listed: Vec<String> = files
+        .entries()
+        .expect("a tar")
+        .map(|entry| {
+            let entry = entry.expect("a tar");
+            let header = entry.header();
+            let path = entry.path().expect("a path").display().to_string();
+            format!("{path} {:o} {}", header.mode().expect("a mode"), header.uid().expect("an owner"))
+        })
+        .collect();
+    let expected = [
+        "home/ 700 5",
+        "home/me/ 755 0",
+        "home/me/file 600 7",
+        "opaque/ 750 3",
+        "opaque/b 600 0",
+        "tmp/ 1777 0",
+        "tmp/file 600 0",
+    ];
+    assert_eq!(listed, expected);
+    space.croze(["fsck"]).succeeds();
+}
