@@ -44,13 +44,24 @@ impl Build {
                 };
                 wanted.iter().filter(is_open).map(lock::unpinned_image).collect()
             })?;
+            let policy = if self.request.pull { PullPolicy::Always } else { PullPolicy::Missing };
             let mut tasks = tokio::task::JoinSet::new();
-            for (number, wanted) in wanted.into_iter().enumerate() {
-                let step = self.reporter.announce(format!("[internal] load metadata for {}", describe(&wanted)));
-                let resolving = self.resolve(&wanted);
-                tasks.spawn(async move { (number, step, wanted, resolving.await) });
+            for group in by_image(wanted) {
+                let mut resolving = Vec::with_capacity(group.len());
+                for (place, (number, wanted)) in group.into_iter().enumerate() {
+                    let step = self.reporter.announce(format!("[internal] load metadata for {}", describe(&wanted)));
+                    let policy = if place == 0 { policy } else { PullPolicy::Missing };
+                    resolving.push((number, step, self.resolve(&wanted, policy), wanted));
+                }
+                tasks.spawn(async move {
+                    let mut results = Vec::with_capacity(resolving.len());
+                    for (number, step, resolving, wanted) in resolving {
+                        results.push((number, step, wanted, resolving.await));
+                    }
+                    results
+                });
             }
-            let results = unless_canceled(&self.cancel, async { Ok(tasks.join_all().await) }).await?;
+            let results = unless_canceled(&self.cancel, async { Ok(tasks.join_all().await.into_iter().flatten()) }).await?;
             let mut errors: Vec<(usize, BuildError)> = Vec::new();
             for (number, step, wanted, result) in results {
                 match result {
@@ -83,12 +94,15 @@ impl Build {
         }
     }
 
-    fn resolve(&self, wanted: &Wanted) -> impl Future<Output = Result<ResolvedImage, source::SourceError>> + Send + 'static {
+    fn resolve(
+        &self,
+        wanted: &Wanted,
+        policy: PullPolicy,
+    ) -> impl Future<Output = Result<ResolvedImage, source::SourceError>> + Send + 'static {
         let (store, client, mut key, now_secs) = (self.store.clone(), self.client.clone(), wanted.key.clone(), self.now_secs());
         if let ImageLocation::Reference(image_ref) = &mut key.image {
             *image_ref = self.lock.image(image_ref);
         }
-        let policy = if self.request.pull { PullPolicy::Always } else { PullPolicy::Missing };
         async move {
             match &key.image {
                 ImageLocation::Reference(image_ref) => {
@@ -101,6 +115,19 @@ impl Build {
             }
         }
     }
+}
+
+/// Platforms of one image together, each with its number: the first one asks what the name stands for, and the others follow what it
+/// was told, so that all are of one index and a registry that counts counts one.
+fn by_image(wanted: Vec<Wanted>) -> Vec<Vec<(usize, Wanted)>> {
+    let mut groups: Vec<Vec<(usize, Wanted)>> = Vec::new();
+    for (number, wanted) in wanted.into_iter().enumerate() {
+        match groups.iter_mut().find(|group| group[0].1.key.image == wanted.key.image) {
+            Some(group) => group.push((number, wanted)),
+            None => groups.push(vec![(number, wanted)]),
+        }
+    }
+    groups
 }
 
 fn describe(wanted: &Wanted) -> String {

@@ -142,6 +142,23 @@ fn an_index_without_the_platform() {
 }
 
 #[test]
+fn a_name_is_asked_for_once_whatever_it_is_wanted_for() {
+    let Some(registry) = Registry::start() else { return };
+    registry.push(&SampleImage::new(), "test/image:1");
+    let proxy = Proxy::start(&registry.host, "/v2/", Vec::new());
+    let space = Space::new();
+    let name = format!("{}/test/image:1", proxy.host);
+    space.dockerfile(&format!("FROM {name} AS a\nFROM {name} AS b\nCOPY --from=a /noise /a\nCOPY --from={name} /noise /c\n"));
+    let both = "--platform=linux/amd64,linux/s390x";
+    for (flags, heads) in [(vec![both], 0), (vec![both, "--pull"], 1)] {
+        space.build(&flags).succeeds();
+        let asked = proxy.requests("/manifests/1 ");
+        let methods: Vec<&str> = asked.iter().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(methods, [vec!["GET"], vec!["HEAD"; heads]].concat());
+    }
+}
+
+#[test]
 fn a_certificate_that_nobody_vouches_for() {
     if !crate::fixture::can_run(&["docker-registry", "openssl"]) {
         return;
