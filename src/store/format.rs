@@ -66,6 +66,10 @@ pub(super) fn open_or_create(root: &Path) -> Result<Opened, StoreError> {
             create(root)?;
             check(root, &File::open(&path).map_err(StoreError::io("open", &path))?)
         }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            let reason = "it is a file; choose another directory".to_owned();
+            Err(StoreError::Unusable { path: root.to_owned(), reason })
+        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let me = rustix::process::geteuid().as_raw();
             let reason = format!("it is closed to user {me}; choose another directory");
