@@ -107,7 +107,7 @@ impl Actions {
     pub async fn blob<T: Send + 'static>(
         &self,
         descriptor: &Descriptor,
-        consume: impl FnOnce(&mut dyn Read) -> Result<T, TravelError> + Send + 'static,
+        consume: impl FnOnce(&mut (dyn Read + Send)) -> Result<T, TravelError> + Send + 'static,
     ) -> Result<T, TravelError> {
         let entry = self.blob_entry(&descriptor.digest).await?;
         let request = storage(&entry.url).request(Method::GET, &[], Payload::default())?;

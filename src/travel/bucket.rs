@@ -70,7 +70,7 @@ impl Bucket {
     pub async fn blob<T: Send + 'static>(
         &self,
         descriptor: &Descriptor,
-        consume: impl FnOnce(&mut dyn Read) -> Result<T, TravelError> + Send + 'static,
+        consume: impl FnOnce(&mut (dyn Read + Send)) -> Result<T, TravelError> + Send + 'static,
     ) -> Result<T, TravelError> {
         let request = self.request(Method::GET, &self.blob_key(&descriptor.digest))?;
         let read = move |reader: &mut BlobReader| to_the_end(reader, consume);

@@ -61,7 +61,7 @@ impl Container {
     pub async fn blob<T: Send + 'static>(
         &self,
         descriptor: &Descriptor,
-        consume: impl FnOnce(&mut dyn Read) -> Result<T, TravelError> + Send + 'static,
+        consume: impl FnOnce(&mut (dyn Read + Send)) -> Result<T, TravelError> + Send + 'static,
     ) -> Result<T, TravelError> {
         let request = self.at(&self.blob_key(&descriptor.digest)).request(Method::GET, &[], Payload::default())?;
         let read = move |reader: &mut BlobReader| to_the_end(reader, consume);

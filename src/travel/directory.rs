@@ -61,7 +61,7 @@ impl Directory {
     pub fn blob<T>(
         &self,
         descriptor: &Descriptor,
-        consume: impl FnOnce(&mut dyn Read) -> Result<T, TravelError>,
+        consume: impl FnOnce(&mut (dyn Read + Send)) -> Result<T, TravelError>,
     ) -> Result<T, TravelError> {
         let file = self.open(&self.blob_path(&descriptor.digest))?;
         // what is longer than it says fails by its digest, without being read for ever

@@ -1,7 +1,8 @@
 //! What a build takes from caches elsewhere.
 
 use std::collections::HashSet;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +15,7 @@ use crate::digest::{CacheKey, ChainId, DiffId, Digest};
 use crate::image::Descriptor;
 use crate::layer::{self, Compression, LayerLimits, Lower};
 use crate::snapshot::Testimony;
-use crate::store::{BlobWriter, Record, Store, StoredLayer};
+use crate::store::{Record, Store, StoredLayer};
 use crate::task;
 
 /// So many layers of one cache may fail before nothing more of it is asked for.
@@ -334,26 +335,16 @@ async fn fetch(
     let (store, diff_id, digest) = (store.clone(), *diff_id, blob.digest);
     place
         .blob(blob, move |from| {
-            let path = store.blob_path(&digest);
-            let mut tee = Tee { from, to: store.blob_writer()? };
-            let stored = layer::unpack(&store, &mut tee, compression, Some(diff_id), Lower::Nothing, limits)?;
-            io::copy(&mut tee, &mut io::sink()).map_err(TravelError::io("write", &path))?;
-            tee.to.finish(Some(digest))?;
-            Ok(stored)
+            // its reader reaches the end only with the bytes of that name
+            match layer::keep_and_unpack(&store, from, &digest, compression, diff_id, Lower::Nothing, limits)? {
+                Some(stored) => Ok(stored),
+                // it has links to what lies below it, and says so again
+                None => {
+                    let path = store.blob_path(&digest);
+                    let mut kept = File::open(&path).map_err(TravelError::io("open", &path))?;
+                    Ok(layer::unpack(&store, &mut kept, compression, Some(diff_id), Lower::Nothing, limits)?)
+                }
+            }
         })
         .await
-}
-
-/// Passes a blob on while it is stored.
-struct Tee<'a> {
-    from: &'a mut dyn Read,
-    to: BlobWriter,
-}
-
-impl Read for Tee<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.from.read(buffer)?;
-        self.to.write_all(&buffer[..count])?;
-        Ok(count)
-    }
 }

@@ -176,7 +176,7 @@ impl Place {
     pub async fn blob<T: Send + 'static>(
         &self,
         descriptor: &Descriptor,
-        consume: impl FnOnce(&mut dyn Read) -> Result<T, TravelError> + Send + 'static,
+        consume: impl FnOnce(&mut (dyn Read + Send)) -> Result<T, TravelError> + Send + 'static,
     ) -> Result<T, TravelError> {
         match &self.kind {
             Kind::Directory(directory) => {
