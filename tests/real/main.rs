@@ -73,6 +73,27 @@ fn a_node_project_installs_by_npm_ci_and_runs() {
     assert_eq!(image.config["config"]["StopSignal"], "SIGINT");
     assert!(!image.path("usr/bin/npm").exists(), "npm stays in its stage");
     project.second_build_runs_nothing(&image);
+    job_b_finds_what_job_a_downloaded(&project);
+}
+
+/// Another machine with an empty store builds the project with other installing commands, which may not ask the network: they find
+/// their packages in the cache mount that came along. Only these steps run, and only what lies below them is fetched.
+#[track_caller]
+fn job_b_finds_what_job_a_downloaded(job_a: &Project) {
+    let cache = job_a.text_path("cache");
+    job_a.build_with(&["--cache-to", &format!("type=local,dest={cache},mode=max,mounts=/root/.npm")]);
+    let job_b = Project::new("node", "job B").expect("job A was built");
+    job_b.replace("Dockerfile", "npm ci", "npm ci --offline");
+    let build = job_b.build_with(&["--cache-from", &format!("type=local,src={cache}")]);
+    let said = &build.run.stderr;
+    assert_eq!(said.matches(" added 2 packages").count(), 1, "{said}");
+    assert_eq!(said.matches(" added 3 packages").count(), 1, "{said}");
+    let ran = build.steps_that_ran();
+    assert!(ran.iter().filter(|step| step.contains("npm ci --offline")).count() == 2, "{ran:?}");
+    assert!(!ran.iter().any(|step| step.contains("apt-get")), "{ran:?}");
+    let fetched = said.lines().find_map(|line| line.split_once(" layers, 1 cache mount, "));
+    let (layers, bytes) = fetched.unwrap_or_else(|| panic!("{said}"));
+    println!("job B fetched:{} layers and a cache mount, {bytes}", layers.rsplit(' ').next().unwrap_or_default());
 }
 
 #[test]

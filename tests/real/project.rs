@@ -31,6 +31,19 @@ impl Project {
         Some(Project { name, space })
     }
 
+    /// A path of the project's own.
+    pub fn text_path(&self, relative: &str) -> String {
+        self.space.text_path(relative)
+    }
+
+    /// Writes other words in the place of some in a file of the context.
+    pub fn replace(&self, file: &str, words: &str, others: &str) {
+        let path = self.space.path("ctx").join(file);
+        let text = fs::read_to_string(&path).expect("the file is there");
+        assert!(text.contains(words), "{words}");
+        fs::write(path, text.replace(words, others)).expect("writes");
+    }
+
     /// Appends to a file of the context.
     pub fn append(&self, file: &str, text: &str) {
         let path = self.space.path("ctx").join(file);
@@ -40,7 +53,12 @@ impl Project {
 
     /// Builds into the store and an OCI layout.
     pub fn build(&self) -> Build {
-        let mut flags = vec!["--progress=plain", "--iidfile", "iid"];
+        self.build_with(&[])
+    }
+
+    /// The same with more flags.
+    pub fn build_with(&self, more: &[&str]) -> Build {
+        let mut flags = [&["--progress=plain", "--iidfile", "iid"], more].concat();
         // a machine that reaches its registries through a proxy says so by these, as to any builder
         let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
         let values: Vec<String> =
@@ -83,7 +101,8 @@ impl Project {
 pub struct Build {
     /// The image ID.
     pub id: String,
-    run: Run,
+    /// What it said.
+    pub run: Run,
 }
 
 impl Build {
