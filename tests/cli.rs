@@ -111,6 +111,25 @@ fn shells_can_complete() {
 }
 
 #[test]
+fn keys_are_served_like_an_agent() {
+    let space = Space::with_busybox();
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(space.path("key")).output();
+    assert!(made.expect("ssh-keygen runs").status.success());
+    space.dockerfile(
+        "FROM busybox\nRUN --mount=type=ssh,required ls -ln $SSH_AUTH_SOCK | cut -c 1-10 > /a\n\
+         RUN --mount=type=ssh,id=two,required,mode=0666,target=/agent ls -ln /agent | cut -c 1-10 > /b\n",
+    );
+    let out = space.build_files(&["--ssh", "default=key", "--ssh", "two=key,key"]);
+    let mode = |name: &str| std::fs::read_to_string(out.join(name)).expect("a file");
+    assert_eq!((mode("a").trim(), mode("b").trim()), ("srw-------", "srw-rw-rw-"));
+    let help = "\n = help: an agent has keys of all kinds, and asks for passphrases: `ssh-add FILE`, then `--ssh default`\n";
+    let run = space.build(&["--ssh", "default=nope"]);
+    run.fails(2, &format!("error: cannot read `nope`, which is to be an ssh agent's socket or a key\n |\n = note: no such file or directory{help}"));
+    let run = space.build(&["--ssh", "default=key.pub"]);
+    run.fails(2, &format!("error: cannot use the ssh key `key.pub`\n |\n = note: this is no private key{help}"));
+}
+
+#[test]
 fn a_closed_stderr_changes_no_exit_code() {
     let space = Space::new();
     let mut child = space.command(["build", "--network", "bridge", "."]);

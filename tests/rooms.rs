@@ -143,6 +143,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("petgraph", &["graph"]),
     // for bytes and files, inside one blocking call
     ("rayon", &["layer", "snapshot", "source", "worker"]),
+    // signatures by ssh keys; rustls brings it anyway
+    ("ring", &["worker"]),
     ("rusqlite", &["store"]),
     // typed system calls, for whoever touches files or processes
     ("rustix", &["cli", "export", "layer", "sandbox", "snapshot", "source", "store", "worker"]),

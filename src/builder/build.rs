@@ -41,7 +41,9 @@ use crate::store::Store;
 use crate::task;
 use crate::travel::{self, Answers, Imports};
 use crate::worker::ahead::Ahead;
-use crate::worker::{Credentials, LocalWorker, Output, Shared, Shells, Sources, Stack, Strictness, Wanting, WorkError};
+use crate::worker::{
+    Credentials, KeyAgents, LocalWorker, Output, Shared, Shells, Sources, Stack, Strictness, Wanting, WorkError,
+};
 
 type Images = HashMap<Digest, (Arc<ResolvedImage>, Option<ImageRef>)>;
 
@@ -139,6 +141,8 @@ pub(super) struct Build {
     project: String,
     /// What provenance tells of the request.
     parameters: attest::Parameters,
+    /// What answers for keys of `--ssh` that are files.
+    _key_agents: KeyAgents,
 }
 
 /// What the Dockerfile comes to.
@@ -216,6 +220,7 @@ impl Build {
             task::beside(move || history::look_ahead(&store, &project));
         }
         let mut parameters = attest::parameters(&request);
+        let key_agents = KeyAgents::serve(&mut request.ssh, &store).map_err(|error| report::key_error(&error))?;
         let Settings { registry, limits } = settings::read(&request.client_env)?;
         let client = Arc::new(super::registry::client(registry, &request.client_env));
         let reporter = Arc::new(Reporter::new(events));
@@ -247,6 +252,7 @@ impl Build {
             cancel,
             project,
             parameters,
+            _key_agents: key_agents,
         };
         Ok((build, inputs))
     }

@@ -28,7 +28,7 @@ pub use crate::plan::limits::{BadLimit, retry, time_limit};
 pub use crate::source::context::Modes;
 use crate::travel::Address;
 pub use crate::travel::flag::{Asked, CacheSource, CacheTarget, FlagError};
-pub use crate::worker::{InKey, Secret, SecretSource, SshAgent, Strictness};
+pub use crate::worker::{AgentSource, InKey, Secret, SecretSource, SshAgent, Strictness};
 pub use crate::worker::{StandardStreams, Wiring};
 
 pub mod archive;
@@ -170,7 +170,7 @@ impl BuildRequest {
 
     /// The socket of the client's ssh agent.
     fn default_agent(&self) -> Option<PathBuf> {
-        self.ssh.iter().find(|agent| agent.id == "default").map(|agent| agent.socket.clone())
+        self.ssh.iter().find(|agent| agent.id == "default").and_then(SshAgent::socket).map(Path::to_owned)
     }
 
     /// The build's time in whole seconds since 1970.

@@ -15,7 +15,7 @@ use crate::source::context::ContextError;
 use crate::store::StoreError;
 use crate::travel::TravelError;
 use crate::worker::copy::CopyError;
-use crate::worker::{Expired, WorkError};
+use crate::worker::{Expired, KeyError, WorkError};
 
 /// A failure of the steps of `graph`, at the one that is to blame: a base image that cannot be had is no fault of the step
 /// that happens to read it first.
@@ -153,6 +153,20 @@ pub fn mount_diagnostic(error: &WorkError, origin: &Origin, number: usize) -> Di
 pub fn store_error(error: &StoreError) -> BuildError {
     let diagnostic = Diagnostic::error_without_place("store", error.to_string()).because(error);
     finish(ErrorKind::Environment, diagnostic, error)
+}
+
+/// Keys of `--ssh` that cannot be given to anybody.
+pub fn key_error(error: &KeyError) -> BuildError {
+    match error {
+        KeyError::Store(error) => store_error(error),
+        KeyError::Socket(_) => environment_error(error),
+        KeyError::Unreadable { .. } | KeyError::Unusable { .. } => {
+            let diagnostic = Diagnostic::error_without_place("ssh-key", error.to_string()).because(error);
+            let diagnostic =
+                diagnostic.help("an agent has keys of all kinds, and asks for passphrases: `ssh-add FILE`, then `--ssh default`");
+            finish(ErrorKind::Usage, diagnostic, error)
+        }
+    }
 }
 
 /// A failure of this machine's.

@@ -423,8 +423,8 @@ pub struct BuildArgs {
     /// Secret for the build
     #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
     pub secrets: Vec<String>,
-    /// SSH agent socket for the build
-    #[arg(long, value_name = "default|ID[=SOCKET]")]
+    /// SSH agent, or files of keys, for the build
+    #[arg(long, value_name = "default|ID[=SOCKET|KEY,...]")]
     pub ssh: Vec<String>,
     /// Extra privilege that steps may use: network.host, security.insecure
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]

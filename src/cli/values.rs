@@ -1,13 +1,14 @@
 //! Reads the values of flags. Each function takes the text after the flag and says what is wrong with it in words.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::builder::attest::{Detail, Provenance, Reach, Sbom, Scanner, Version};
 use crate::builder::{
-    self, Asked, BadLimit, CacheSource, CacheTarget, Entitlement, FlagError, InKey, NamedContextSource, Secret, SecretSource,
-    SshAgent,
+    self, AgentSource, Asked, BadLimit, CacheSource, CacheTarget, Entitlement, FlagError, InKey, NamedContextSource, Secret,
+    SecretSource, SshAgent,
 };
 use crate::cli::environment::Environment;
 use crate::graph::{Network, Retry};
@@ -181,19 +182,24 @@ pub fn cache_target(text: &str, environment: &Environment) -> Result<Asked<Cache
     Ok(CacheTarget::read(&csv_fields(text), &|name| environment.get(name).map(str::to_owned))?)
 }
 
-/// `--ssh`: `default` or `ID=SOCKET`; without a socket, the one that `SSH_AUTH_SOCK` names.
+/// `--ssh`: `default`, `ID=SOCKET` or `ID=KEY[,KEY]`; with the name alone, the socket that `SSH_AUTH_SOCK` names.
 pub fn ssh_agent(text: &str, environment: &Environment) -> Result<SshAgent, BadValue> {
-    let (id, socket) = text.split_once('=').map_or((text, None), |(id, socket)| (id, Some(socket)));
+    let (id, paths) = text.split_once('=').map_or((text, None), |(id, paths)| (id, Some(paths)));
     let id = if id.is_empty() { "default" } else { id }.to_owned();
-    let socket = match socket {
-        Some(path) if path.contains(',') => return Err(BadValue::Unavailable { what: "several keys for one `--ssh` are" }),
-        Some(path) => PathBuf::from(path),
+    let source = match paths {
+        Some(path) if is_socket(path) => AgentSource::Socket(PathBuf::from(path)),
+        Some(paths) => AgentSource::Keys(paths.split(',').map(PathBuf::from).collect()),
         None => {
             let path = environment.get("SSH_AUTH_SOCK");
-            PathBuf::from(path.ok_or_else(|| BadValue::UnsetVariable { name: "SSH_AUTH_SOCK".to_owned() })?)
+            let path = path.ok_or_else(|| BadValue::UnsetVariable { name: "SSH_AUTH_SOCK".to_owned() })?;
+            AgentSource::Socket(PathBuf::from(path))
         }
     };
-    Ok(SshAgent { id, socket })
+    Ok(SshAgent { id, source })
+}
+
+fn is_socket(path: &str) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 /// `--allow`.
@@ -451,9 +457,15 @@ mod tests {
     #[test]
     fn ssh_agents_default_to_the_clients() {
         let environment = Environment::with(&[("SSH_AUTH_SOCK", "/run/agent")]);
-        let agent = |id: &str, socket: &str| SshAgent { id: id.into(), socket: socket.into() };
-        assert_eq!(ssh_agent("default", &environment), Ok(agent("default", "/run/agent")));
-        assert_eq!(ssh_agent("other=/s", &environment), Ok(agent("other", "/s")));
+        let agent = |id: &str, source: AgentSource| Ok(SshAgent { id: id.into(), source });
+        assert_eq!(ssh_agent("default", &environment), agent("default", AgentSource::Socket("/run/agent".into())));
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("s");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        let text = format!("other={}", socket.display());
+        assert_eq!(ssh_agent(&text, &environment), agent("other", AgentSource::Socket(socket)));
+        let keys = AgentSource::Keys(vec!["/a".into(), "b".into()]);
+        assert_eq!(ssh_agent("=/a,b", &environment), agent("default", keys));
         assert_eq!(message(ssh_agent("default", &Environment::with(&[]))), "the environment has no variable `SSH_AUTH_SOCK`");
     }
 

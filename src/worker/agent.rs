@@ -1,4 +1,4 @@
-//! A socket for one step that leads to an ssh agent of the client's.
+//! A socket that leads to an ssh agent: to the client's for one step, or to keys given as files for a whole build.
 //!
 //! The agent's own socket belongs to the client; a step needs one with the owner and mode that its mount asks for, and it must
 //! stop answering when the step ends.
@@ -14,21 +14,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use super::keyring::Keyring;
+
+/// Who answers what is asked on a socket.
+pub enum Behind {
+    /// The agent that listens there.
+    Agent(PathBuf),
+    /// Nobody else.
+    Keys(Arc<Keyring>),
+}
+
 /// Answers on a socket until it is dropped.
 pub struct AgentSocket {
     /// The socket.
     pub path: PathBuf,
     reach: PathBuf,
-    _directory: fs::File,
+    directory: fs::File,
     stopped: Arc<AtomicBool>,
 }
 
 impl AgentSocket {
-    /// Makes the socket `agent` in the empty directory `directory`; every connection is passed on to `agent`.
+    /// Makes the socket `agent` in the empty directory `directory`.
     ///
     /// # Errors
     /// Those of making the socket.
-    pub fn open(directory: &Path, agent: &Path, (uid, gid): (u32, u32), mode: u32) -> io::Result<AgentSocket> {
+    pub fn open(directory: &Path, behind: Behind, (uid, gid): (u32, u32), mode: u32) -> io::Result<AgentSocket> {
         let path = directory.join("agent");
         let opened = fs::File::open(directory)?;
         // a socket's address is short; a store's path may be long
@@ -41,18 +51,33 @@ impl AgentSocket {
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
         let stopped = Arc::new(AtomicBool::new(false));
-        let (agent, stop) = (agent.to_owned(), stopped.clone());
+        let stop = stopped.clone();
         thread::Builder::new().name("ssh-agent".into()).spawn(move || {
             for client in listener.incoming() {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                if let (Ok(client), Ok(agent)) = (client, UnixStream::connect(&agent)) {
-                    pass_on(client, agent);
+                let Ok(client) = client else { continue };
+                match &behind {
+                    Behind::Agent(agent) => {
+                        if let Ok(agent) = UnixStream::connect(agent) {
+                            pass_on(client, agent);
+                        }
+                    }
+                    Behind::Keys(keys) => {
+                        let keys = keys.clone();
+                        // without a thread the connection is closed, which the client sees
+                        let _ = thread::Builder::new().name("ssh-agent".into()).spawn(move || keys.attend(client));
+                    }
                 }
             }
         })?;
-        Ok(AgentSocket { path, reach, _directory: opened, stopped })
+        Ok(AgentSocket { path, reach, directory: opened, stopped })
+    }
+
+    /// An address of the socket that is short enough for whoever connects, and holds for other programs too.
+    pub fn address(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}/agent", std::process::id(), self.directory.as_raw_fd()))
     }
 }
 
@@ -102,7 +127,7 @@ mod tests {
         });
         let directory = temp.path().join("step");
         fs::create_dir(&directory).expect("a directory");
-        let socket = AgentSocket::open(&directory, &real, (0, 0), 0o600).expect("a socket");
+        let socket = AgentSocket::open(&directory, Behind::Agent(real), (0, 0), 0o600).expect("a socket");
         let mut client = UnixStream::connect(&socket.path).expect("connected");
         client.write_all(b"ok?").expect("asked");
         let mut answer = [0; 3];

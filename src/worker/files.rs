@@ -9,7 +9,7 @@ use super::copy::{self, CopyInput, Download, Remark, TreeInput};
 use super::error::WorkError;
 use super::exec::Surroundings;
 use super::hearsay::{Basis, HeardDigests, Parent, ToldDigests, recalled};
-use super::secret::{Credentials, InKey, Secret};
+use super::secret::{Credentials, InKey, Secret, SshAgent};
 use super::{LocalWorker, Output, Stack, Strictness, Task, attend, mkdir, mounts, retry, stack};
 use crate::cache::{FileStates, KeySink};
 use crate::diagnostic::{Diagnostic, with_causes};
@@ -313,7 +313,7 @@ impl LocalWorker {
 
     /// A git tree as a context.
     pub(super) async fn check_out(&self, op: &GitOp) -> Result<Output, WorkError> {
-        let agent = self.shared.ssh.iter().find(|agent| agent.id == "default").map(|agent| agent.socket.clone());
+        let agent = self.shared.ssh.iter().find(|agent| agent.id == "default").and_then(SshAgent::socket).map(Path::to_owned);
         let access = Credentials(&self.shared.secrets).git(&op.remote, agent, self.shared.proxy_env.clone());
         let commit = git::resolve(op, &access).await?;
         let key = (op.remote.clone(), op.reference.clone());

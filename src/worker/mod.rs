@@ -50,9 +50,11 @@ mod files;
 pub mod fittings;
 mod hearsay;
 pub mod identity;
+mod keyring;
 pub mod mkdir;
 pub mod mounts;
 mod network;
+mod private_key;
 mod processes;
 mod program;
 mod retry;
@@ -64,7 +66,8 @@ mod workplace;
 
 pub use crate::sandbox::StandardStreams;
 pub use error::{Expired, WorkError};
-pub use secret::{Credentials, InKey, Secret, SecretSource, SshAgent};
+pub use keyring::KeyError;
+pub use secret::{AgentSource, Credentials, InKey, KeyAgents, Secret, SecretSource, SshAgent};
 pub use session::{Ended, Shells, Wiring};
 pub use sources::Sources;
 

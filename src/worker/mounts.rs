@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::agent::AgentSocket;
+use super::agent::{AgentSocket, Behind};
 use super::error::WorkError;
-use super::{Output, Shared};
+use super::{Output, Shared, SshAgent};
 use crate::digest::{CacheKey, Digest};
 use crate::graph::{ExecOp, Mount, MountKind, Sharing};
 use crate::sandbox;
@@ -132,11 +132,11 @@ fn one(
             sandbox::MountKind::File { content: value, uid: *uid, gid: *gid, mode: *mode }
         }
         MountKind::Ssh { id, required, uid, gid, mode } => {
-            let Some(agent) = shared.ssh.iter().find(|agent| agent.id == *id) else {
+            let Some(agent) = shared.ssh.iter().find(|agent| agent.id == *id).and_then(SshAgent::socket) else {
                 return if *required { Err(WorkError::NotGiven { what: "ssh agent", id: id.clone() }) } else { Ok(()) };
             };
             let temp = shared.store.temp_dir()?;
-            let socket = AgentSocket::open(&temp.path, &agent.socket, (*uid, *gid), *mode);
+            let socket = AgentSocket::open(&temp.path, Behind::Agent(agent.to_owned()), (*uid, *gid), *mode);
             let socket = socket.map_err(WorkError::system("make a socket for the ssh agent"))?;
             let source = socket.path.clone();
             mounted.held.push(Held::Agent(socket));

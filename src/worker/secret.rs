@@ -1,10 +1,14 @@
 //! Secrets and ssh agents of the client's that steps and fetches may use.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::agent::{AgentSocket, Behind};
+use super::keyring::{KeyError, Keyring};
 use crate::source::git::GitAccess;
 use crate::source::http::HttpAuth;
+use crate::store::{Store, TempDir};
 
 /// `--secret id=ID,src=FILE` or `env=NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +52,57 @@ impl Secret {
     }
 }
 
-/// `--ssh ID=SOCKET`: an agent that steps may ask.
+/// `--ssh ID=SOCKET` or `ID=KEY[,KEY]`: an agent that steps may ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshAgent {
     /// Its name; `default` for a mount without one.
     pub id: String,
-    /// The agent's socket.
-    pub socket: PathBuf,
+    /// Who answers.
+    pub source: AgentSource,
+}
+
+/// Who answers for an [`SshAgent`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentSource {
+    /// The agent that listens on this socket.
+    Socket(PathBuf),
+    /// An agent of our own, with the keys of these files.
+    Keys(Vec<PathBuf>),
+}
+
+impl SshAgent {
+    /// Where it listens; `None` for keys that nobody serves yet.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.source {
+            AgentSource::Socket(path) => Some(path),
+            AgentSource::Keys(_) => None,
+        }
+    }
+}
+
+/// The agents of a build that serve keys given as files; they stop when this is dropped.
+#[derive(Default)]
+pub struct KeyAgents {
+    _served: Vec<(AgentSocket, TempDir)>,
+}
+
+impl KeyAgents {
+    /// Serves the keys among `agents`, which have sockets then.
+    ///
+    /// # Errors
+    /// A file that is not there or holds no key that can be used; the making of a socket.
+    pub fn serve(agents: &mut [SshAgent], store: &Store) -> Result<KeyAgents, KeyError> {
+        let mut served = Vec::new();
+        for agent in agents {
+            let AgentSource::Keys(paths) = &agent.source else { continue };
+            let keys = Arc::new(Keyring::read(paths)?);
+            let directory = store.temp_dir()?;
+            let socket = AgentSocket::open(&directory.path, Behind::Keys(keys), (0, 0), 0o600).map_err(KeyError::Socket)?;
+            agent.source = AgentSource::Socket(socket.address());
+            served.push((socket, directory));
+        }
+        Ok(KeyAgents { _served: served })
+    }
 }
 
 /// Secrets that fetches use, by BuildKit's names.
