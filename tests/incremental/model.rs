@@ -68,7 +68,11 @@ impl Model {
                 self.stage(world, base, built);
                 built[&base].clone()
             }
-            None => Tree { layers: vec!["busybox".to_owned()], cwd: "/".to_owned(), ..Tree::default() },
+            None => {
+                let path = vec![("PATH".to_owned(), "the image's".to_owned())];
+                let layers = vec!["busybox".to_owned()];
+                Tree { layers, env: path.clone(), image_env: path, cwd: "/".to_owned(), ..Tree::default() }
+            }
         };
         for (name, value) in tree.image_env.clone() {
             tree.set(&name, &value);
