@@ -71,7 +71,8 @@ impl Slot {
     fn end_snapshot(&mut self) -> rusqlite::Result<()> {
         let former = std::mem::replace(&mut self.snapshot, Snapshot::Over);
         match &self.connection {
-            Some(connection) if former == Snapshot::Held => connection.execute_batch("COMMIT"),
+            // an error of the disk may have ended it
+            Some(connection) if former == Snapshot::Held && !connection.is_autocommit() => connection.execute_batch("COMMIT"),
             _ => Ok(()),
         }
     }
